@@ -1,0 +1,70 @@
+// What people type: targets, durations, signal names and settings, read into the words of the
+// contract. Every refusal names what was typed and what would do.
+
+import { constants } from "node:os";
+import { InvalidArgumentError } from "commander";
+import { type Address, idPattern, limits, type Signal, signals } from "./wire.js";
+
+/** A number is a pid, an id is an id, everything else a name. */
+export function readTarget(typed: string): Address {
+  if (/^[0-9]+$/.test(typed)) return { pid: Number(typed) };
+  return idPattern.test(typed) ? { id: typed } : { name: typed };
+}
+
+const units: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/** `500ms`, `10s`, `2m`, `1h`; a bare number means seconds, as with docker stop. */
+export function readDurationMs(typed: string): number {
+  const [, amount = "", unit = "s"] = /^([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?$/.exec(typed) ?? [];
+  const durationMs = Math.round(Number(amount) * (units[unit] ?? 0));
+  if (amount === "" || durationMs > limits.waitMs) {
+    throw new InvalidArgumentError("Expected a duration of at most a day, like 500ms, 10s or 2m.");
+  }
+  return durationMs;
+}
+
+/** `TERM`, `SIGTERM`, `term` or a number. */
+export function readSignal(typed: string): Signal {
+  const upper = typed.toUpperCase();
+  const numbered = Number.isInteger(Number(typed)) ? nameOf(Number(typed)) : undefined;
+  const found = signals.find((name) => name === upper || name === `SIG${upper}`) ?? numbered;
+  if (found === undefined) {
+    throw new InvalidArgumentError("Expected a signal like TERM, SIGTERM or 15.");
+  }
+  return found;
+}
+
+/** The first name of a signal number; undefined when Linux has no such signal. */
+function nameOf(number: number): Signal | undefined {
+  return signals.find((name) => signalNumber(name) === number);
+}
+
+/** man 7 signal. */
+export function signalNumber(name: Signal): number {
+  return constants.signals[name];
+}
+
+/** `NAME=VALUE`, collected over repetitions of the option. */
+export function readEnv(
+  typed: string,
+  before: Readonly<Record<string, string>> = {},
+): Record<string, string> {
+  const at = typed.indexOf("=");
+  if (at < 1) throw new InvalidArgumentError("Expected NAME=VALUE.");
+  return { ...before, [typed.slice(0, at)]: typed.slice(at + 1) };
+}
+
+/** A whole number, zero included. */
+export function readCount(typed: string): number {
+  if (!/^[0-9]+$/.test(typed)) throw new InvalidArgumentError("Expected a whole number.");
+  return Number(typed);
+}
+
+/** One of a few words. */
+export function oneOf<const W extends string>(...words: W[]): (typed: string) => W {
+  return (typed) => {
+    const word = words.find((candidate) => candidate === typed);
+    if (word === undefined) throw new InvalidArgumentError(`Expected ${words.join(", ")}.`);
+    return word;
+  };
+}

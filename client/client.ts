@@ -1,0 +1,211 @@
+// The client library: one connection, typed calls, events. It depends on the contract and on Node
+// only; nothing of the daemon is imported, so that any program can carry it.
+
+import { existsSync } from "node:fs";
+import net from "node:net";
+import { JSONRPCClient, JSONRPCErrorException, type JSONRPCResponse } from "json-rpc-2.0";
+import { createLineReader, type LineReader } from "./lines.js";
+import { defaultSocket } from "./socket.js";
+import {
+  type Event,
+  type Kind,
+  kinds,
+  limits,
+  type Method,
+  methods,
+  type Params,
+  Refusal,
+  type Result,
+} from "./wire.js";
+
+export { type Address, type Event, type Kind, type Process, Refusal, type Status } from "./wire.js";
+
+/** No daemon could be reached, or the connection ended while a call was pending; the message says why. */
+export class Disconnected extends Error {
+  override readonly name = "Disconnected";
+}
+
+type Calls = { [M in Exclude<Method, "rpc.discover">]: (params: Params<M>) => Promise<Result<M>> };
+
+/** One connection. Every method of the contract is a function on it; refusals throw `Refusal`. */
+export type Client = Calls & {
+  /** Any method by its wire name, `rpc.discover` included. */
+  call<M extends Method>(method: M, params: Params<M>): Promise<Result<M>>;
+  /** Hear every event of this connection's subscriptions; the function returned stops it. */
+  onEvent(listener: (event: Event) => void): () => void;
+  /** Close the connection; pending calls fail with Disconnected. */
+  close(): void;
+};
+
+/** The daemon is trusted to keep to its own limits; this only stops a stranger on that path. */
+const REPLY_BYTES = 64 * 1024 * 1024;
+
+type Pending = { rpc: JSONRPCClient; calls: number; ended: string | null };
+type Line = { socket: net.Socket; reader: LineReader; pending: Pending };
+
+/**
+ * Connect to the daemon: `socket`, else PROCSUP_SOCKET, else the default path of this user. The
+ * connection keeps the program alive only while a call is pending. Throws Disconnected, saying which
+ * socket, whether it exists, whether anything listens, and what to do.
+ */
+export async function connect(options: { socket?: string } = {}): Promise<Client> {
+  const path = options.socket ?? process.env["PROCSUP_SOCKET"] ?? defaultSocket(process.env);
+  if (path === null) {
+    throw new Disconnected("XDG_RUNTIME_DIR is not set: name the socket with PROCSUP_SOCKET");
+  }
+  const socket = await open(path);
+  const listeners = new Set<(event: Event) => void>();
+  const pending: Pending = {
+    rpc: new JSONRPCClient((payload) => void socket.write(`${JSON.stringify(payload)}\n`)),
+    calls: 0,
+    ended: null,
+  };
+  const line: Line = { socket, reader: createLineReader(REPLY_BYTES), pending };
+  socket.on("data", (chunk) => receive(chunk, line, listeners));
+  socket.on("error", (error) => fail(pending, `the connection broke: ${error.message}`));
+  socket.on("close", () => fail(pending, "the daemon closed the connection"));
+  socket.unref();
+
+  const call: Client["call"] = (method, params) => request(line, method, params);
+  return {
+    ...createCalls(call),
+    call,
+    onEvent(listener) {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
+    close() {
+      fail(pending, "the connection was closed by this program");
+      socket.destroy();
+    },
+  };
+}
+
+function createCalls(call: Client["call"]): Calls {
+  const names = (Object.keys(methods) as Method[]).filter((name) => name !== "rpc.discover");
+  const plain = names.map((name) => [name, (params: Params<typeof name>) => call(name, params)]);
+  // Each entry is built from the very name that types it.
+  const calls = Object.fromEntries(plain) as Calls;
+  return { ...calls, spawn: (params) => call("spawn", { ...ownSurroundings(), ...params }) };
+}
+
+/** A command runs where and as its caller stands, unless the caller says otherwise. */
+function ownSurroundings(): { cwd: string; env: Record<string, string> } {
+  const set = Object.entries(process.env).filter((entry): entry is [string, string] => {
+    return entry[1] !== undefined;
+  });
+  return { cwd: process.cwd(), env: Object.fromEntries(set) };
+}
+
+function open(path: string): Promise<net.Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = net.connect({ path });
+    const refuse = (error: NodeJS.ErrnoException) => reject(cannotConnect(path, error));
+    socket.once("error", refuse);
+    socket.once("connect", () => {
+      socket.off("error", refuse);
+      resolve(socket);
+    });
+  });
+}
+
+function cannotConnect(path: string, cause: NodeJS.ErrnoException): Disconnected {
+  const reasons: Record<string, string> = {
+    ENOENT: existsSync(path)
+      ? "it came and went"
+      : "it does not exist; start the daemon (npm start, or systemctl start procsup)",
+    ECONNREFUSED: "it exists, but nothing listens on it; start the daemon again",
+    EACCES: "it exists, but this user may not use it; ask its owner, or use your own daemon",
+    ENOTSOCK: "it exists, but is no socket; name the right one with --socket or PROCSUP_SOCKET",
+  };
+  const why = reasons[cause.code ?? ""] ?? `${cause.message}`;
+  return new Disconnected(`Cannot connect to ${path}: ${why}`, { cause });
+}
+
+async function request<M extends Method>(
+  { socket, pending }: Line,
+  method: M,
+  params: Params<M>,
+): Promise<Result<M>> {
+  if (pending.ended !== null) throw new Disconnected(pending.ended);
+  checkSize(params);
+  pending.calls += 1;
+  socket.ref();
+  try {
+    // The daemon answers by the same contract that Result<M> is derived from.
+    return (await pending.rpc.request(method, params)) as Result<M>;
+  } catch (error) {
+    throw error instanceof JSONRPCErrorException ? refusalOf(error) : error;
+  } finally {
+    pending.calls -= 1;
+    if (pending.calls === 0) socket.unref();
+  }
+}
+
+/** json-rpc-2.0 reports what it rejects itself as code 0: then the connection has ended. */
+function refusalOf({ code, message, data }: JSONRPCErrorException): Error {
+  if (code === 0) return new Disconnected(message);
+  const { kind = kindOf(code), ...facts } = (data ?? {}) as { kind?: Kind };
+  return new Refusal(kind, message, facts);
+}
+
+/** The specification's own errors carry no kind: their codes are enough. */
+function kindOf(code: number): Kind {
+  const known = Object.entries(kinds).find(([, entry]) => entry.code === code);
+  return (known?.[0] ?? "internal_error") as Kind;
+}
+
+/** The daemon would cut the connection over such a line, and with it every other call. */
+function checkSize(params: unknown): void {
+  const ENVELOPE_BYTES = 256;
+  const bytes = Buffer.byteLength(JSON.stringify(params)) + ENVELOPE_BYTES;
+  if (bytes <= limits.lineBytes) return;
+  const message = `The call takes ${bytes} bytes, more than the ${limits.lineBytes} of one line`;
+  throw new Refusal("invalid_request", message, { limit: "lineBytes" });
+}
+
+function receive(
+  chunk: Buffer,
+  { socket, reader, pending }: Line,
+  listeners: Iterable<(event: Event) => void>,
+): void {
+  reader.push(chunk);
+  for (let line = reader.next(); line.at !== "more"; line = reader.next()) {
+    const message = line.at === "line" ? parse(line.text) : null;
+    if (message === null) {
+      fail(pending, "what answers on this socket does not speak procsup");
+      socket.destroy();
+      return;
+    }
+    deliver(message, pending, listeners);
+  }
+}
+
+function deliver(
+  message: Message,
+  pending: Pending,
+  listeners: Iterable<(event: Event) => void>,
+): void {
+  if ("params" in message) for (const listener of listeners) listener(message.params);
+  else if (message.id !== null) pending.rpc.receive(message);
+  else fail(pending, `the daemon refused what was sent: ${message.error?.message}`);
+}
+
+type Message = JSONRPCResponse | { params: Event };
+
+/** Trusted to be of the contract once it is JSON at all: the socket was chosen by path. */
+function parse(text: string): Message | null {
+  try {
+    const message: unknown = JSON.parse(text);
+    return message !== null && typeof message === "object" ? (message as Message) : null;
+  } catch {
+    return null; // no JSON: the caller says what that means
+  }
+}
+
+/** Every pending call fails with the reason, and so does every later one. */
+function fail(pending: Pending, reason: string): void {
+  if (pending.ended !== null) return;
+  pending.ended = reason;
+  pending.rpc.rejectAllPendingRequests(reason);
+}

@@ -1,0 +1,73 @@
+// Newline framing over a byte stream, used by both ends. It owns the bytes of unfinished lines and
+// refuses to let one grow past its cap; what a line says is not its business.
+
+import { isUtf8 } from "node:buffer";
+
+const NEWLINE = 10;
+
+/** One step of reading: a line, or why there is none. */
+export type Line =
+  | { at: "line"; text: string }
+  | { at: "more" }
+  | { at: "tooLong" }
+  | { at: "notUtf8" };
+
+export type LineReader = {
+  /** Take in bytes as they came from the stream. */
+  push(chunk: Buffer): void;
+  /** The next line; `more` when the bytes so far hold none. After `tooLong` the reader is of no use. */
+  next(): Line;
+  /** True when the stream stands in the middle of a line. */
+  unfinished(): boolean;
+};
+
+/**
+ * Cut a stream of bytes into lines of at most `maxBytes` (newline not counted), on demand, so that
+ * whoever reads can stop between two lines of one chunk. Every byte is searched and copied a
+ * bounded number of times however the stream is split: a growing string would be quadratic, a list
+ * of chunks would cost a hundred bytes for each byte that arrives alone.
+ */
+export function createLineReader(maxBytes: number): LineReader {
+  let held = Buffer.alloc(0);
+  let heldBytes = 0;
+  let rest: Buffer = held;
+
+  function hold(bytes: Buffer): void {
+    if (heldBytes + bytes.length > held.length) {
+      const larger = Buffer.allocUnsafe(Math.max(2 * held.length, heldBytes + bytes.length));
+      held.copy(larger, 0, 0, heldBytes);
+      held = larger;
+    }
+    bytes.copy(held, heldBytes);
+    heldBytes += bytes.length;
+  }
+
+  function takeLine(end: number): Buffer {
+    const tail = rest.subarray(0, end);
+    rest = rest.subarray(end + 1);
+    if (heldBytes === 0) return tail;
+    hold(tail);
+    const line = held.subarray(0, heldBytes);
+    held = Buffer.alloc(0);
+    heldBytes = 0;
+    return line;
+  }
+
+  return {
+    push(chunk) {
+      rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+    },
+    next() {
+      const end = rest.indexOf(NEWLINE);
+      if (heldBytes + (end < 0 ? rest.length : end) > maxBytes) return { at: "tooLong" };
+      if (end < 0) {
+        hold(rest);
+        rest = rest.subarray(rest.length);
+        return { at: "more" };
+      }
+      const line = takeLine(end);
+      return isUtf8(line) ? { at: "line", text: line.toString("utf8") } : { at: "notUtf8" };
+    },
+    unfinished: () => heldBytes + rest.length > 0,
+  };
+}

@@ -1,0 +1,113 @@
+// How answers look to people: lines and aligned columns, free of whatever control characters a
+// command or a name may hold.
+
+import type { Process, Result } from "./wire.js";
+
+/** Control characters as `?`: what a process is called must not steer a terminal. */
+function clean(text: string): string {
+  return text.replace(/[\p{Cc}\u2028\u2029]/gu, "?");
+}
+
+/** Aligned columns, two spaces apart; the last one runs free. */
+function columns(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, at) =>
+    Math.max(...rows.map((row) => row[at]?.length ?? 0)),
+  );
+  const lines = rows.map((row) => row.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join("  "));
+  return lines.map((line) => `${line.trimEnd()}\n`).join("");
+}
+
+/** `12 s`, `3 min`, `5 h`, `2 d` since a timestamp, to the unit that tells most. */
+function since(timestamp: string | null): string {
+  if (timestamp === null) return "-";
+  const seconds = Math.max(0, (Date.now() - Date.parse(timestamp)) / 1000);
+  if (seconds < 120) return `${Math.round(seconds)} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172_800
+    ? `${Math.round(seconds / 3600)} h`
+    : `${Math.round(seconds / 86_400)} d`;
+}
+
+/** How it ended: exit code, signal, or nothing yet. */
+function ending({ exitCode, signal }: Process): string {
+  if (signal !== null) return signal;
+  return exitCode === null ? "-" : String(exitCode);
+}
+
+export function processTable(processes: readonly Process[]): string {
+  const head = ["PID", "ID", "NAME", "STATUS", "EXIT", "STARTED", "COMMAND"];
+  const rows = processes.map((process) => [
+    String(process.pid ?? "-"),
+    process.id,
+    process.name ?? "-",
+    process.status,
+    ending(process),
+    since(process.startedAt),
+    clean(process.command.join(" ")),
+  ]);
+  return columns([head, ...rows]);
+}
+
+export function statusText(status: Result<"status">): string {
+  const { members, command, owner, name, ...rest } = status;
+  const facts: [string, string | number | null][] = [
+    ["id", rest.id],
+    ["name", name],
+    ["pid", rest.pid],
+    ["status", rest.status],
+    ["command", clean(command.join(" "))],
+    ["cwd", clean(rest.cwd)],
+    ["owner", owner.name ?? owner.uid],
+    ["user", rest.user],
+    ["started", rest.startedAt],
+    ["ended", rest.endedAt],
+    ["exit", ending(status)],
+    ["stop", `${rest.stopSignal}, then KILL after ${rest.graceMs} ms`],
+    ["containment", rest.containment],
+  ];
+  const known = facts
+    .filter(([, value]) => value !== null)
+    .map(([key, value]) => [key, `${value}`]);
+  if (members.length === 0) return columns(known);
+  const rows = members.map((one) => [
+    String(one.pid),
+    String(one.ppid),
+    one.state,
+    clean(one.command),
+  ]);
+  return `${columns(known)}\n${columns([["PID", "PPID", "STATE", "COMMAND"], ...rows])}`;
+}
+
+export function terminatedText(result: Result<"terminate">): string {
+  const { message, pid, status, ended, forced, durationMs } = result;
+  if (status === "stopping") return `${message}: PID ${pid}\n`;
+  const members = ended === 1 ? "1 member" : `${ended} members`;
+  const how = forced ? "KILL was needed" : "gracefully";
+  return `${message}: PID ${pid} (${members}, ${how}, ${durationMs} ms)\n`;
+}
+
+export function usageTable(usages: readonly Result<"usage">[]): string {
+  const mib = (bytes: number) => `${(bytes / 1024 / 1024).toFixed(1)} MiB`;
+  const head = ["PID", "ID", "CPU %", "RSS", "TREE CPU %", "TREE RSS", "MEMBERS"];
+  const rows = usages.map(({ id, pid, leader, tree }) => [
+    String(pid),
+    id,
+    leader === null ? "-" : leader.cpuPercent.toFixed(1),
+    leader === null ? "-" : mib(leader.rssBytes),
+    tree.cpuPercent.toFixed(1),
+    mib(tree.rssBytes),
+    String(tree.members),
+  ]);
+  return columns([head, ...rows]);
+}
+
+export function infoText({ counts, limits, kernel, ...rest }: Result<"info">): string {
+  const section = (facts: Record<string, unknown>) =>
+    columns(Object.entries(facts).map(([key, value]) => [`  ${key}`, String(value)]));
+  return [
+    columns(Object.entries(rest).map(([key, value]) => [key, String(value)])),
+    `kernel\n${section(kernel)}`,
+    `processes\n${section(counts)}`,
+    `limits\n${section(limits)}`,
+  ].join("");
+}

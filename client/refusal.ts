@@ -1,0 +1,63 @@
+// How procsup says no: the kinds of refusals with their codes, and the limits that lead to some of them.
+
+/** Every bound that a client can meet, in one place; `info` shows them. */
+export const limits = {
+  /** Bytes of one line, either way, without its newline. */
+  lineBytes: 1024 * 1024,
+  /** Calls in one JSON-RPC batch. */
+  batchCalls: 100,
+  /** Calls of one connection that are being answered at once; further input waits. */
+  callsInFlight: 1024,
+  /** Connections at once; a further one is refused with `limit_exceeded`. */
+  connections: 1024,
+  /** Subscriptions of one connection. */
+  subscriptions: 64,
+  /** Bytes queued for a reader that does not read before its events are dropped and counted. */
+  queuedBytes: 1024 * 1024,
+  /** Living processes at once; a further `spawn` is refused with `limit_exceeded`. */
+  processes: 4096,
+  /** Bytes of output that one `logs` answer or one output event carries. */
+  logBytes: 128 * 1024,
+  /** The longest grace, and the longest `timeoutMs`, in milliseconds: one day. */
+  waitMs: 24 * 60 * 60 * 1000,
+} as const;
+
+/** Refusal kind -> JSON-RPC code and HTTP status. Clients branch on the kind, never on text. */
+export const kinds = {
+  parse_error: { code: -32700, http: 400 },
+  invalid_request: { code: -32600, http: 400 },
+  method_not_found: { code: -32601, http: 404 },
+  invalid_params: { code: -32602, http: 400 },
+  internal_error: { code: -32603, http: 500 },
+  process_not_found: { code: -32001, http: 404 },
+  already_terminated: { code: -32002, http: 400 },
+  termination_failed: { code: -32003, http: 500 },
+  permission_denied: { code: -32004, http: 403 },
+  spawn_failed: { code: -32005, http: 422 },
+  limit_exceeded: { code: -32006, http: 429 },
+  name_taken: { code: -32007, http: 409 },
+  shutting_down: { code: -32008, http: 503 },
+} as const;
+
+export type Kind = keyof typeof kinds;
+
+/**
+ * A planned error, the same on both ends of the wire.
+ * `facts` travels as the error's `data`, beside `kind`, and holds JSON values only.
+ */
+export class Refusal extends Error {
+  readonly kind: Kind;
+  readonly facts: Readonly<Record<string, unknown>>;
+
+  constructor(
+    kind: Kind,
+    message: string,
+    facts: Readonly<Record<string, unknown>> = {},
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.name = "Refusal";
+    this.kind = kind;
+    this.facts = facts;
+  }
+}

@@ -1,0 +1,130 @@
+// The shapes of the contract as valibot schemas: what a pid, a name, a Process or an event looks like.
+
+import { constants } from "node:os";
+import * as v from "valibot";
+import { limits } from "./refusal.js";
+
+export type Signal = NodeJS.Signals;
+
+/** Signal names as `man 7 signal` has them, without the real-time ones. */
+export const signals = Object.keys(constants.signals) as [Signal, ...Signal[]];
+
+export const text = v.pipe(
+  v.string(),
+  v.check((input) => !input.includes("\0"), "must not contain a NUL byte"),
+);
+export const wholeNumber = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+export const durationMs = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(limits.waitMs));
+export const timestamp = v.pipe(v.string(), v.description("ISO 8601, UTC, with milliseconds"));
+export const signal = v.picklist(signals);
+export const stream = v.picklist(["stdout", "stderr"]);
+export const pid = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(2 ** 31 - 1));
+
+/** An id is minted by the daemon; a name can never be mistaken for one, nor for a pid. */
+export const idPattern = /^p[0-9a-f]{12}$/;
+export const id = v.pipe(
+  v.string(),
+  v.regex(idPattern, "must be an id: p and 12 hexadecimal digits"),
+);
+export const name = v.pipe(
+  v.string(),
+  v.regex(
+    /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/,
+    "must start with a letter or _ and hold at most 64 letters, digits, _ . -",
+  ),
+  v.check((input) => !idPattern.test(input), "must not look like an id"),
+);
+
+export const envKey = v.pipe(
+  text,
+  v.check((key) => key !== "" && !key.includes("="), "names must be non-empty and without ="),
+);
+export const command = v.pipe(
+  v.array(text),
+  v.minLength(1, "must name a program"),
+  v.check((argv) => argv[0] !== "", "must name a program"),
+  v.description("argv; never a shell string"),
+);
+export const cwd = v.pipe(
+  text,
+  v.check((path) => path.startsWith("/"), "must be an absolute path"),
+);
+
+export const statuses = [
+  "starting",
+  "running",
+  "stopping",
+  "exited",
+  "terminated",
+  "failed",
+  "lost",
+] as const;
+export const status = v.pipe(
+  v.picklist(statuses),
+  v.description("exited: by itself; terminated: asked to; failed: never ran; lost: gone unseen"),
+);
+export const containment = v.picklist(["group", "cgroup"]);
+
+export const processEntries = {
+  id,
+  name: v.nullable(name),
+  pid: v.nullable(pid),
+  status,
+  command,
+  cwd,
+  owner: v.strictObject({ uid: wholeNumber, name: v.nullable(v.string()) }),
+  user: v.string(),
+  startedAt: v.nullable(timestamp),
+  endedAt: v.nullable(timestamp),
+  exitCode: v.nullable(wholeNumber),
+  signal: v.nullable(signal),
+  containment,
+  stopSignal: signal,
+  graceMs: durationMs,
+};
+export const processShape = v.strictObject(processEntries);
+
+export const member = v.strictObject({
+  pid,
+  ppid: wholeNumber,
+  state: v.pipe(v.string(), v.description("one letter, as in proc(5) /proc/pid/stat")),
+  command: v.string(),
+});
+
+export const terminated = v.strictObject({
+  success: v.literal(true),
+  pid,
+  status: v.picklist(["terminated", "stopping"]),
+  message: v.string(),
+  timestamp,
+  id,
+  exitCode: v.nullable(wholeNumber),
+  signal: v.nullable(signal),
+  forced: v.pipe(v.boolean(), v.description("KILL was needed")),
+  ended: v.pipe(wholeNumber, v.description("living members that were brought down")),
+  durationMs: wholeNumber,
+});
+
+export const load = v.strictObject({ cpuPercent: v.number(), rssBytes: wholeNumber });
+
+/** What a subscriber is sent, as the params of an `event` notification. */
+export const eventShape = v.variant("event", [
+  v.strictObject({ event: v.literal("status"), subscription: v.string(), process: processShape }),
+  v.strictObject({
+    event: v.literal("output"),
+    subscription: v.string(),
+    id,
+    stream,
+    text: v.string(),
+    from: wholeNumber,
+    next: wholeNumber,
+  }),
+  v.strictObject({ event: v.literal("dropped"), subscription: v.string(), count: wholeNumber }),
+]);
+
+export type Process = v.InferOutput<typeof processShape>;
+export type Member = v.InferOutput<typeof member>;
+export type Status = Process["status"];
+export type ContainmentKind = Process["containment"];
+export type Stream = v.InferOutput<typeof stream>;
+export type Event = v.InferOutput<typeof eventShape>;

@@ -1,0 +1,242 @@
+// The contract of procsup, wire version 1: the methods, made of the shapes and refusals beside this
+// file. Types, validation, the OpenRPC document and the client are all derived from it; it knows
+// nothing of sockets, of the daemon or of the CLI.
+//
+// Wire history
+//   1  first version
+
+import * as v from "valibot";
+import { type Kind, limits } from "./refusal.js";
+import {
+  command,
+  containment,
+  cwd,
+  durationMs,
+  envKey,
+  id,
+  load,
+  member,
+  name,
+  pid,
+  processEntries,
+  processShape,
+  signal,
+  status,
+  stream,
+  terminated,
+  text,
+  timestamp,
+  wholeNumber,
+} from "./shapes.js";
+
+export { type Kind, kinds, limits, Refusal } from "./refusal.js";
+export {
+  type ContainmentKind,
+  type Event,
+  idPattern,
+  type Member,
+  type Process,
+  type Signal,
+  type Status,
+  type Stream,
+  signals,
+  statuses,
+} from "./shapes.js";
+
+export const WIRE_VERSION = 1;
+
+type Addressed = { pid?: unknown; id?: unknown; name?: unknown };
+
+function addresses(input: Addressed): number {
+  return [input.pid, input.id, input.name].filter((part) => part !== undefined).length;
+}
+
+const address = { pid: v.optional(pid), id: v.optional(id), name: v.optional(name) };
+
+function addressed<E extends v.ObjectEntries>(entries: E) {
+  return v.pipe(
+    v.strictObject({ ...address, ...entries }),
+    v.check((input) => addresses(input) === 1, "give exactly one of pid, id, name"),
+  );
+}
+
+type Contract = {
+  readonly summary: string;
+  readonly params: v.GenericSchema & { readonly entries: v.ObjectEntries };
+  readonly result: v.GenericSchema;
+  readonly refusals: readonly Kind[];
+};
+
+export const methods = {
+  spawn: {
+    summary: "Run a command in a group of its own, detached from caller and daemon.",
+    params: v.strictObject({
+      command,
+      name: v.optional(name),
+      cwd: v.optional(cwd, "/"),
+      env: v.optional(v.record(envKey, text)),
+      user: v.optional(v.pipe(text, v.description("run as this user; root callers only"))),
+      stopSignal: v.optional(signal, "SIGTERM"),
+      graceMs: v.optional(durationMs, 10_000),
+      output: v.optional(v.picklist(["split", "merged", "null"]), "split"),
+      strays: v.optional(
+        v.pipe(
+          v.picklist(["end", "keep"]),
+          v.description("what becomes of the rest of the tree when the leader ends by itself"),
+        ),
+        "end",
+      ),
+    }),
+    result: processShape,
+    refusals: [
+      "spawn_failed",
+      "name_taken",
+      "limit_exceeded",
+      "permission_denied",
+      "shutting_down",
+    ],
+  },
+  terminate: {
+    summary: "End the whole tree: stop signal, grace, KILL, proof.",
+    params: addressed({
+      force: v.optional(v.pipe(v.boolean(), v.description("KILL at once, also in a grace")), false),
+      graceMs: v.optional(durationMs),
+      wait: v.optional(v.boolean(), true),
+    }),
+    result: terminated,
+    refusals: ["process_not_found", "already_terminated", "termination_failed"],
+  },
+  signal: {
+    summary: "Send one signal to the leader or to every member of the tree.",
+    params: addressed({ signal, to: v.optional(v.picklist(["leader", "tree"]), "leader") }),
+    result: v.strictObject({ signaled: wholeNumber }),
+    refusals: ["process_not_found", "already_terminated", "permission_denied"],
+  },
+  pause: {
+    summary: "Stop every member of the tree where it stands (SIGSTOP).",
+    params: addressed({}),
+    result: processShape,
+    refusals: ["process_not_found", "already_terminated", "permission_denied"],
+  },
+  resume: {
+    summary: "Let a paused tree go on (SIGCONT).",
+    params: addressed({}),
+    result: processShape,
+    refusals: ["process_not_found", "already_terminated", "permission_denied"],
+  },
+  list: {
+    summary: "The living processes, oldest first; with `all` or an ended `status` the ended ones.",
+    params: v.strictObject({
+      status: v.optional(status),
+      all: v.optional(v.boolean(), false),
+      after: v.optional(v.pipe(id, v.description("go on behind this id: the `next` of a page"))),
+    }),
+    result: v.strictObject({
+      processes: v.array(processShape),
+      next: v.pipe(v.nullable(id), v.description("not null: the answer would pass the line limit")),
+    }),
+    refusals: [],
+  },
+  status: {
+    summary: "One process with its living members.",
+    params: addressed({}),
+    result: v.strictObject({ ...processEntries, members: v.array(member) }),
+    refusals: ["process_not_found"],
+  },
+  wait: {
+    summary: "Answer when the process has ended, or when the time is over.",
+    params: addressed({ timeoutMs: v.optional(durationMs) }),
+    result: v.strictObject({ ended: v.boolean(), process: processShape }),
+    refusals: ["process_not_found"],
+  },
+  logs: {
+    summary: "Read output by byte offset, or its last lines.",
+    params: v.pipe(
+      addressed({
+        stream: v.optional(stream, "stdout"),
+        from: v.optional(v.pipe(wholeNumber, v.description("byte offset"))),
+        tailLines: v.optional(wholeNumber),
+        maxBytes: v.optional(
+          v.pipe(v.number(), v.integer(), v.minValue(4), v.maxValue(limits.logBytes)),
+          64 * 1024,
+        ),
+      }),
+      v.check(
+        (input) => input.from === undefined || input.tailLines === undefined,
+        "give from or tailLines, not both",
+      ),
+    ),
+    result: v.strictObject({
+      text: v.string(),
+      from: wholeNumber,
+      next: wholeNumber,
+      oldest: wholeNumber,
+      ended: v.pipe(
+        v.boolean(),
+        v.description("the process has ended and nothing lies behind next"),
+      ),
+    }),
+    refusals: ["process_not_found"],
+  },
+  usage: {
+    summary: "CPU and memory of the leader, and totals of the tree, measured now.",
+    params: addressed({}),
+    result: v.strictObject({
+      id,
+      pid,
+      leader: v.pipe(v.nullable(load), v.description("null: the leader is gone, strays live")),
+      tree: v.strictObject({ members: wholeNumber, ...load.entries }),
+      timestamp,
+    }),
+    refusals: ["process_not_found", "already_terminated"],
+  },
+  subscribe: {
+    summary: "Be sent an `event` notification at each change of status and, if asked, output.",
+    params: v.pipe(
+      v.strictObject({ ...address, output: v.optional(v.boolean(), false) }),
+      v.check((input) => addresses(input) <= 1, "give at most one of pid, id, name"),
+      v.check(
+        (input) => !input.output || addresses(input) === 1,
+        "output needs one of pid, id, name",
+      ),
+    ),
+    result: v.strictObject({ subscription: v.string() }),
+    refusals: ["process_not_found", "limit_exceeded"],
+  },
+  unsubscribe: {
+    summary: "End a subscription of this connection.",
+    params: v.strictObject({ subscription: v.string() }),
+    result: v.strictObject({ unsubscribed: v.boolean() }),
+    refusals: [],
+  },
+  info: {
+    summary: "The daemon: version, containment in force, kernel features, counts and limits.",
+    params: v.strictObject({}),
+    result: v.strictObject({
+      version: v.string(),
+      wire: wholeNumber,
+      pid,
+      uptimeMs: wholeNumber,
+      containment,
+      kernel: v.record(v.string(), v.union([v.boolean(), v.string()])),
+      counts: v.record(status, wholeNumber),
+      limits: v.record(v.string(), wholeNumber),
+    }),
+    refusals: [],
+  },
+  "rpc.discover": {
+    summary: "This contract as an OpenRPC document.",
+    params: v.strictObject({}),
+    result: v.record(v.string(), v.unknown()),
+    refusals: [],
+  },
+} as const satisfies Record<string, Contract>;
+
+export type Method = keyof typeof methods;
+/** What a caller may give. */
+export type Params<M extends Method> = v.InferInput<(typeof methods)[M]["params"]>;
+/** What a handler gets: validated, defaults filled in. */
+export type Checked<M extends Method> = v.InferOutput<(typeof methods)[M]["params"]>;
+export type Result<M extends Method> = v.InferOutput<(typeof methods)[M]["result"]>;
+
+export type Address = Pick<Checked<"status">, "pid" | "id" | "name">;

@@ -1,0 +1,56 @@
+// How long ended processes are remembered: up to a count, an age and a size, oldest forgotten first.
+// It keeps ids and sizes only; what forgetting means is told to it.
+
+export type HistoryBounds = { historyCount: number; historyAgeMs: number; historyBytes: number };
+
+type Record = { endedMs: number; bytes: number };
+
+export type History = {
+  readonly bounds: HistoryBounds;
+  readonly forget: (id: string) => void;
+  /** In the order of their ends. */
+  readonly records: Map<string, Record>;
+  bytes: number;
+  timer: NodeJS.Timeout | null;
+};
+
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+/** `forget` is called with each id that falls out, once. */
+export function createHistory(bounds: HistoryBounds, forget: (id: string) => void): History {
+  return { bounds, forget, records: new Map(), bytes: 0, timer: null };
+}
+
+/** Enter a process that has just ended and takes `bytes` of memory. It may be forgotten at once. */
+export function remember(history: History, id: string, bytes: number): void {
+  history.records.set(id, { endedMs: performance.now(), bytes });
+  history.bytes += bytes;
+  prune(history);
+}
+
+function prune(history: History): void {
+  const { historyCount, historyAgeMs, historyBytes } = history.bounds;
+  const bornMs = performance.now() - historyAgeMs;
+  for (const [id, { endedMs, bytes }] of history.records) {
+    const { size } = history.records;
+    if (size <= historyCount && history.bytes <= historyBytes && endedMs > bornMs) break;
+    history.records.delete(id);
+    history.bytes -= bytes;
+    history.forget(id);
+  }
+  armTimer(history);
+}
+
+/** One timer, for the oldest: nothing wakes before something is due. */
+function armTimer(history: History): void {
+  const [oldest] = history.records.values();
+  if (oldest === undefined || history.timer !== null) return;
+  const dueMs = oldest.endedMs + history.bounds.historyAgeMs - performance.now();
+  history.timer = setTimeout(
+    () => {
+      history.timer = null;
+      prune(history);
+    },
+    Math.min(Math.max(dueMs, 1), LONGEST_TIMER_MS),
+  ).unref();
+}

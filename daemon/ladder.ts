@@ -1,0 +1,131 @@
+// How a tree is ended: stop signal and CONT, the grace, KILL and CONT, proof. Nothing else in procsup
+// sends a fatal signal of its own accord. It knows a containment, not processes, callers or tables.
+
+import type { Signal } from "../client/wire.js";
+import type { Containment } from "./containment.js";
+import { commandLine, type Stat } from "./procfs.js";
+
+/** A member that outlived the ladder, and what the kernel says of it. */
+export type Survivor = { pid: number; ppid: number; state: string; command: string; why: string };
+
+export type Outcome = {
+  /** True only when no living member was left. */
+  gone: boolean;
+  /** KILL was sent. */
+  forced: boolean;
+  /** Living members that were brought down. */
+  ended: number;
+  durationMs: number;
+  survivors: Survivor[];
+};
+
+export type Ladder = {
+  /** Never rejects for what members do; it ends when the tree is gone or KILL has had its time. */
+  readonly outcome: Promise<Outcome>;
+  /** Go on to KILL now. */
+  force(): void;
+  /** Let at most `graceMs` from now remain of the grace; never lengthens it. */
+  hasten(graceMs: number): void;
+};
+
+export type Descent = { stopSignal: Signal; graceMs: number; force: boolean };
+
+/** How long KILL may take to show. Longer means uninterruptible: the caller is told who and why. */
+const KILL_WAIT_MS = 5_000;
+
+/**
+ * Start down the ladder. Whoever needs the same tree ended joins `outcome`; one tree never has two
+ * ladders. SIGCONT follows each signal because a stopped process keeps it pending (man 7 signal).
+ */
+export function startLadder(tree: Containment, descent: Descent): Ladder {
+  const grace = createDeadline(descent.force ? 0 : descent.graceMs);
+  return {
+    outcome: descend(tree, descent, grace).finally(grace.cancel),
+    force: () => grace.hasten(0),
+    hasten: grace.hasten,
+  };
+}
+
+async function descend(tree: Containment, descent: Descent, grace: Deadline): Promise<Outcome> {
+  const begunMs = performance.now();
+  const seen = new Set<number>();
+  let survivors: Survivor[] = [];
+  let forced = false;
+  const note = async () => {
+    const members = await tree.members();
+    for (const { pid } of members) seen.add(pid);
+    return members;
+  };
+
+  let gone = (await note()).length === 0;
+  if (!gone && !descent.force) {
+    await signalAll(tree, descent.stopSignal);
+    gone = await firstOf(tree.emptied(), grace.passed);
+  }
+  if (!gone) {
+    await note();
+    forced = true;
+    const allowed = await signalAll(tree, "SIGKILL");
+    const patience = createDeadline(KILL_WAIT_MS);
+    gone = await firstOf(tree.emptied(), patience.passed);
+    patience.cancel();
+    if (!gone) survivors = (await note()).map((member) => describe(member, allowed));
+  }
+  // Seen empty: the containment's own word, which state follows, is due at once.
+  if (survivors.length === 0) await tree.emptied();
+  return {
+    gone: survivors.length === 0,
+    forced,
+    ended: seen.size - survivors.length,
+    durationMs: Math.round(performance.now() - begunMs),
+    survivors,
+  };
+}
+
+async function signalAll(tree: Containment, signal: Signal): Promise<boolean> {
+  const allowed = await tree.signal(signal);
+  await tree.signal("SIGCONT");
+  return allowed;
+}
+
+/** True when the first promise was first. */
+function firstOf(wanted: Promise<void>, limit: Promise<void>): Promise<boolean> {
+  return Promise.race([wanted.then(() => true), limit.then(() => false)]);
+}
+
+function describe(member: Stat, allowed: boolean): Survivor {
+  const { pid, ppid, state } = member;
+  const why = !allowed
+    ? "the kernel refused the signal (EPERM)"
+    : state === "D"
+      ? "in uninterruptible sleep (state D): KILL waits for the kernel"
+      : "KILL was sent and has not shown yet";
+  return { pid, ppid, state, command: commandLine(member), why };
+}
+
+type Deadline = {
+  readonly passed: Promise<void>;
+  hasten(ms: number): void;
+  cancel(): void;
+};
+
+/** A moment that can be brought forward. */
+function createDeadline(ms: number): Deadline {
+  let pass: () => void;
+  const passed = new Promise<void>((resolve) => {
+    pass = resolve;
+  });
+  let atMs = performance.now() + ms;
+  let timer = setTimeout(() => pass(), ms);
+  return {
+    passed,
+    hasten(soonerMs) {
+      const soonerAtMs = performance.now() + soonerMs;
+      if (soonerAtMs >= atMs) return;
+      atMs = soonerAtMs;
+      clearTimeout(timer);
+      timer = setTimeout(() => pass(), soonerMs);
+    },
+    cancel: () => clearTimeout(timer),
+  };
+}

@@ -1,0 +1,102 @@
+// Where the daemon may listen and what is its own: locks, stale sockets, and never anybody else's.
+
+import { closeSync, lstatSync, mkdirSync, openSync, renameSync, rmSync, unlinkSync } from "node:fs";
+import net from "node:net";
+import { join } from "node:path";
+import { tryLock } from "./native.js";
+
+/** Something about this machine keeps the daemon from starting; the message names it and the fix. */
+export class CannotStart extends Error {}
+
+/**
+ * Make the state directory ready and this daemon's alone, for as long as it lives: the kernel
+ * releases the lock, also after `kill -9`. Throws CannotStart.
+ */
+export function claimState(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    claim(join(path, "lock"), `another procsupd uses the state directory ${path}`);
+  } catch (cause) {
+    if (cause instanceof CannotStart) throw cause;
+    const { message } = cause as Error;
+    throw new CannotStart(`cannot use the state directory: ${message}; choose one with --state`, {
+      cause,
+    });
+  }
+}
+
+/** The descriptor stays open until the process ends; the file stays, since removing one is a race. */
+function claim(path: string, taken: string): void {
+  const fd = openSync(path, "a", 0o600);
+  if (tryLock(fd)) return;
+  closeSync(fd);
+  throw new CannotStart(taken);
+}
+
+/**
+ * Listen on `path`, for this user only. A live socket is left alone (CannotStart), a stale one is
+ * replaced; the lock beside it keeps two daemons from judging the same one stale. The function
+ * returned removes the socket if it is still ours.
+ */
+export async function listen(server: net.Server, path: string): Promise<() => void> {
+  try {
+    claim(`${path}.lock`, `another procsupd listens on ${path}`);
+    if (existing(path) !== null) await checkStale(path);
+    await bind(server, `${path}.new`);
+    renameSync(`${path}.new`, path);
+  } catch (cause) {
+    if (cause instanceof CannotStart) throw cause;
+    const { message } = cause as Error;
+    throw new CannotStart(`cannot listen on ${path}: ${message}; choose another with --socket`, {
+      cause,
+    });
+  }
+  const own = existing(path);
+  return () => {
+    const now = existing(path);
+    if (now !== null && now.ino === own?.ino && now.dev === own.dev) unlinkSync(path);
+  };
+}
+
+function existing(path: string) {
+  return lstatSync(path, { throwIfNoEntry: false }) ?? null;
+}
+
+async function checkStale(path: string): Promise<void> {
+  if (existing(path)?.isSocket() !== true) {
+    throw new CannotStart(`${path} exists and is no socket: remove it or choose another --socket`);
+  }
+  if (await isAnswered(path)) throw new CannotStart(`another program listens on ${path}`);
+}
+
+function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = net.connect({ path });
+    probe.once("connect", () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "ECONNREFUSED") resolve(false);
+      else reject(error);
+    });
+  });
+}
+
+/**
+ * Bound under another name and then renamed: the socket is there only once it is served, a stale one
+ * is replaced in one step, and libuv, which unlinks by name what it once bound, has nothing to unlink.
+ */
+function bind(server: net.Server, path: string): Promise<void> {
+  rmSync(path, { force: true });
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    // bind(2) happens within listen(), so the mode is right from the first moment.
+    const umask = process.umask(0o177);
+    server.listen({ path }, () => {
+      server.off("error", reject);
+      resolve();
+    });
+    process.umask(umask);
+  });
+}

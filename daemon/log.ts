@@ -1,0 +1,180 @@
+// The daemon's own log: winston on the standard streams. It decides how a record looks and that it is
+// one record; what is worth logging is decided where it happens.
+
+import { closeSync, constants, fstatSync, openSync, writeSync } from "node:fs";
+import { isatty } from "node:tty";
+import winston from "winston";
+import Transport from "winston-transport";
+
+type Fields = Readonly<Record<string, string | number | boolean | null>>;
+
+/** One call is one record, whatever the fields hold. */
+export type Log = {
+  error(message: string, fields?: Fields): void;
+  warning(message: string, fields?: Fields): void;
+  info(message: string, fields?: Fields): void;
+  debug(message: string, fields?: Fields): void;
+  /** Write out what a slow reader has left waiting, for at most half a second; then give up. */
+  flush(): void;
+};
+
+export type LogStyle = "terminal" | "journal" | "json";
+
+/** Human lines on a terminal, `<N>` prefixes where journald listens, JSON for everything else. */
+export function logStyle(env: Readonly<Record<string, string | undefined>>): LogStyle {
+  // Only when stdout is that very stream: shells below a unit inherit the variable. man 5 systemd.exec.
+  const { dev, ino } = fstatSync(1);
+  if (env["JOURNAL_STREAM"] === `${dev}:${ino}`) return "journal";
+  return isatty(1) ? "terminal" : "json";
+}
+
+/** Records up to `info` priority go to stdout, warnings and errors to stderr. */
+export function createLog(level: string, style: LogStyle): Log {
+  const transport = new StreamTransport();
+  const { timestamp, combine, json, printf } = winston.format;
+  const formats = {
+    json: combine(timestamp(), json()),
+    terminal: printf((info) => `${new Date().toTimeString().slice(0, 8)} ${human(info)}`),
+    journal: printf((info) => `<${winston.config.syslog.levels[info.level] ?? 6}>${human(info)}`),
+  };
+  const logger = winston.createLogger({
+    level,
+    levels: winston.config.syslog.levels,
+    format: formats[style],
+    transports: [transport],
+  });
+  return {
+    error: (message, fields = {}) => void logger.log("error", message, fields),
+    warning: (message, fields = {}) => void logger.log("warning", message, fields),
+    info: (message, fields = {}) => void logger.log("info", message, fields),
+    debug: (message, fields = {}) => void logger.log("debug", message, fields),
+    flush: () => transport.flush(),
+  };
+}
+
+/** `message key=value ...`; values are JSON, so that no client text can end a line or start a field. */
+function human(info: winston.Logform.TransformableInfo): string {
+  const { level, message, ...fields } = info;
+  const parts = Object.entries(fields).map(([key, value]) => `${key}=${plain(value)}`);
+  const head = level === "info" ? [] : [`${level}:`];
+  return [...head, oneLine(String(message)), ...parts].join(" ");
+}
+
+function plain(value: unknown): string {
+  const text = String(value);
+  return /^[\w.:/@+-]+$/.test(text) ? text : oneLine(JSON.stringify(value));
+}
+
+/** Control characters, C1 and the Unicode line ends included, as escapes. */
+function oneLine(text: string): string {
+  return text.replace(
+    /[\p{Cc}\u2028\u2029]/gu,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+const FORMATTED = Symbol.for("message");
+const QUEUE_BYTES = 1024 * 1024;
+const RETRY_MS = 20;
+const FLUSH_MS = 500;
+
+/**
+ * Writes straight to the descriptors, synchronously while the reader keeps up. A pipe or terminal
+ * that stands still must not stop the daemon: it is reopened non-blocking, for our own copy only,
+ * and lines wait in a bounded queue; what does not fit is dropped and counted. winston's own
+ * transports lose queued lines at exit (research/packages.md, 4).
+ */
+class StreamTransport extends Transport {
+  private readonly out = createSink(1);
+  private readonly err = createSink(2);
+
+  override log(info: { level: string; [FORMATTED]?: string }, done: () => void): void {
+    const urgent = (winston.config.syslog.levels[info.level] ?? 6) <= 4;
+    put(urgent ? this.err : this.out, `${info[FORMATTED] ?? ""}\n`);
+    done();
+  }
+
+  flush(): void {
+    const untilMs = performance.now() + FLUSH_MS;
+    const cell = new Int32Array(new SharedArrayBuffer(4));
+    for (const sink of [this.out, this.err]) {
+      while (!drain(sink) && performance.now() < untilMs) Atomics.wait(cell, 0, 0, 5);
+    }
+  }
+}
+
+type Sink = {
+  fd: number;
+  queue: Buffer[];
+  queuedBytes: number;
+  dropped: number;
+  retrying: boolean;
+};
+
+function createSink(fd: number): Sink {
+  return { fd: nonBlocking(fd), queue: [], queuedBytes: 0, dropped: 0, retrying: false };
+}
+
+/** A descriptor of our own for a pipe or terminal; O_NONBLOCK on `fd` itself would hit its sharers. */
+function nonBlocking(fd: number): number {
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFIFO() && !stat.isCharacterDevice()) return fd;
+    const { O_WRONLY, O_NONBLOCK, O_NOCTTY } = constants;
+    const own = openSync(`/proc/self/fd/${fd}`, O_WRONLY | O_NONBLOCK | O_NOCTTY);
+    if (own > 2) return own;
+    closeSync(own);
+    return fd;
+  } catch {
+    return fd; // closed, or a terminal of another user: the shared, blocking one has to do
+  }
+}
+
+function put(sink: Sink, line: string): void {
+  const bytes = Buffer.from(line);
+  if (sink.queuedBytes + bytes.length > QUEUE_BYTES) {
+    sink.dropped += 1;
+    return;
+  }
+  sink.queue.push(bytes);
+  sink.queuedBytes += bytes.length;
+  if (!sink.retrying && !drain(sink)) retry(sink);
+}
+
+function retry(sink: Sink): void {
+  sink.retrying = true;
+  const again = () => {
+    sink.retrying = false;
+    if (!drain(sink)) retry(sink);
+  };
+  setTimeout(again, RETRY_MS).unref();
+}
+
+/** True when nothing is left to write, also because nobody can read it any more. */
+function drain(sink: Sink): boolean {
+  for (;;) {
+    const [first] = sink.queue;
+    if (first === undefined) {
+      if (sink.dropped === 0) return true;
+      sink.queue.push(
+        Buffer.from(`{"level":"warning","message":"${sink.dropped} lines dropped"}\n`),
+      );
+      sink.dropped = 0;
+      continue;
+    }
+    const written = tryWrite(sink.fd, first);
+    if (written === "full") return false;
+    sink.queuedBytes = Math.max(0, sink.queuedBytes - written);
+    if (written === first.length) sink.queue.shift();
+    else sink.queue[0] = first.subarray(written);
+  }
+}
+
+/** Bytes written; all of them when the stream is gone for good, because there is nobody to tell. */
+function tryWrite(fd: number, bytes: Buffer): number | "full" {
+  try {
+    return writeSync(fd, bytes);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EAGAIN" ? "full" : bytes.length;
+  }
+}

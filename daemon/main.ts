@@ -1,0 +1,127 @@
+#!/usr/bin/env node
+// procsupd: the only file that wires. Settings, log, state directory, table, door, signals; each is
+// made here once and nothing is decided here that a file below could decide.
+
+import { randomBytes } from "node:crypto";
+import net from "node:net";
+import { userInfo } from "node:os";
+import { join } from "node:path";
+import { isatty } from "node:tty";
+import { version } from "../client/version.js";
+import { serve } from "./door.js";
+import { createFeed, type Feed, publish } from "./feed.js";
+import { CannotStart, claimState, listen } from "./listen.js";
+import { createLog, type Log, logStyle } from "./log.js";
+import { createCalls } from "./methods.js";
+import { openOutputFolder } from "./output.js";
+import { createAnswer } from "./rpc.js";
+import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
+import type { Identity } from "./spawn.js";
+import { isFinal } from "./state.js";
+import { endAll } from "./supervisor.js";
+import { createTable, describe, type Entry } from "./table.js";
+import { createSampler } from "./usage.js";
+
+/** How long a client may take to read its last replies when the daemon goes. */
+const LAST_REPLIES_MS = 1_000;
+
+async function run(settings: Settings): Promise<void> {
+  process.umask(0o022);
+  const { historyCount, historyAgeMs, historyBytes } = settings;
+  const log = createLog(settings.logLevel, logStyle(process.env));
+  process.on("exit", () => log.flush());
+  process.on("uncaughtException", (error) => fatal(log, error));
+  claimState(settings.state);
+  const output = await openOutputFolder(join(settings.state, "output"));
+  const feed = createFeed();
+  const table = createTable(
+    { log, output, socket: settings.socket, publish: (entry) => tell(feed, entry) },
+    { historyCount, historyAgeMs, historyBytes },
+  );
+  const calls = createCalls({ table, feed, sampler: createSampler(), version });
+  const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
+
+  const identity = ownIdentity();
+  const server = net.createServer({ allowHalfOpen: true });
+  const closeConnections = serve(server, answer, (listener) => ({ listener, identity }));
+  const removeSocket = await listen(server, settings.socket);
+  server.on("error", (error) => log.error("cannot accept", { error: error.message }));
+  const stop = async () => {
+    const survivors = await endAll(table, { force: false });
+    removeSocket();
+    server.close();
+    await closeConnections(LAST_REPLIES_MS);
+    log.info("stopped", { survivors: survivors.length });
+    process.exit(survivors.length === 0 ? 0 : 1);
+  };
+  onStopSignal(log, stop, () => endAll(table, { force: true }));
+
+  const { socket, state } = settings;
+  log.info("ready", { version, pid: process.pid, socket, state, containment: "group" });
+}
+
+function tell(feed: Feed, entry: Entry): void {
+  publish(feed, entry.id, isFinal(entry.state), () => describe(entry));
+}
+
+/** Without peer credentials every caller is who the daemon is: the socket is for that user alone. */
+function ownIdentity(): Identity {
+  const uid = process.getuid?.() ?? 0;
+  const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+  try {
+    const { username: name, homedir: HOME, shell } = userInfo();
+    const defaults = { PATH, HOME, USER: name, LOGNAME: name, SHELL: shell ?? "/bin/sh" };
+    return { owner: { uid, name }, user: name, defaults };
+  } catch {
+    return { owner: { uid, name: null }, user: String(uid), defaults: { PATH } }; // not in passwd
+  }
+}
+
+/** Log a bug with its stack; the reference is all that a client gets to see. */
+function logUnforeseen(log: Log, error: unknown): string {
+  const reference = randomBytes(4).toString("hex");
+  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  log.error("unforeseen", { reference, stack });
+  return reference;
+}
+
+/** The first TERM or INT stops gracefully, a further one forces; HUP only from a closed terminal. */
+function onStopSignal(log: Log, stop: () => Promise<void>, force: () => Promise<unknown>): void {
+  let stopping = false;
+  const onSignal = (signal: NodeJS.Signals) => {
+    log.info(stopping ? "forcing" : "stopping", { signal });
+    const work = stopping ? force() : stop();
+    stopping = true;
+    work.catch((error) => fatal(log, error));
+  };
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
+  process.on("SIGHUP", (signal) => {
+    if (isatty(0)) onSignal(signal);
+    else log.info("nothing to reload", { signal });
+  });
+}
+
+function fatal(log: Log, error: unknown): never {
+  logUnforeseen(log, error);
+  process.exit(70);
+}
+
+function refuseToStart(error: unknown): never {
+  const planned = error instanceof BadSetting || error instanceof CannotStart;
+  process.stderr.write(`procsupd: ${planned ? error.message : (error as Error).stack}\n`);
+  process.exit(planned ? 78 : 70); // EX_CONFIG and EX_SOFTWARE of sysexits.h
+}
+
+function main(): void {
+  try {
+    const settings = readSettings(process.argv.slice(2), process.env);
+    if (settings === "help") process.stdout.write(usage);
+    else if (settings === "version") process.stdout.write(`${version}\n`);
+    else run(settings).catch(refuseToStart);
+  } catch (error) {
+    refuseToStart(error);
+  }
+}
+
+main();

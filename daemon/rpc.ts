@@ -1,0 +1,141 @@
+// JSON-RPC 2.0 to the letter: one text in, one text or nothing out. json-rpc-2.0 dispatches single,
+// well-formed requests; everything it is lax about (batches of one, null, odd ids and params, error
+// texts) is decided here. Which methods there are is not known here.
+
+import {
+  createJSONRPCErrorResponse,
+  type JSONRPCErrorResponse,
+  type JSONRPCID,
+  type JSONRPCRequest,
+  type JSONRPCResponse,
+  JSONRPCServer,
+} from "json-rpc-2.0";
+import { type Kind, kinds, limits, Refusal } from "../client/wire.js";
+
+/** A method: validated by whoever made it, throwing Refusal for every planned error. */
+export type Call<C> = (params: unknown, caller: C) => unknown;
+
+/** The answer to one line, or null when none is due (notifications). Never rejects. */
+export type Answer<C> = (text: string, caller: C) => Promise<string | null>;
+
+/**
+ * Answer lines by `calls`. An error that is no Refusal is a bug or a broken machine: it is given to
+ * `unforeseen`, which returns a reference for the log, and the caller sees only that.
+ */
+export function createAnswer<C>(
+  calls: Readonly<Record<string, Call<C>>>,
+  unforeseen: (error: unknown) => string,
+): Answer<C> {
+  const server = new JSONRPCServer<C>({ errorListener: () => undefined });
+  for (const [name, call] of Object.entries(calls)) server.addMethod(name, call);
+  server.mapErrorToJSONRPCErrorResponse = (id, error) => errorResponse(id, error, unforeseen);
+
+  async function one(message: unknown, caller: C): Promise<JSONRPCResponse | null> {
+    if (!isRequest(message)) return protocolError("invalid_request", idOf(message));
+    return server.receive(message, caller);
+  }
+
+  return async (text, caller) => {
+    let message: unknown;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      return JSON.stringify(protocolError("parse_error", null)); // the reason is in the text itself
+    }
+    if (!Array.isArray(message)) return stringify(await one(message, caller), unforeseen);
+    if (message.length === 0 || message.length > limits.batchCalls) {
+      return JSON.stringify(protocolError("invalid_request", null));
+    }
+    const parts = await Promise.all(message.map((part) => one(part, caller)));
+    return joinBatch(parts, unforeseen);
+  };
+}
+
+/** One line, so within the limit of a line: what does not fit is refused, part by part. */
+function joinBatch(
+  parts: (JSONRPCResponse | null)[],
+  unforeseen: (error: unknown) => string,
+): string | null {
+  const texts: string[] = [];
+  let chars = 2;
+  for (const part of parts) {
+    let text = stringify(part, unforeseen);
+    if (part === null || text === null) continue;
+    if (chars + text.length > limits.lineBytes) {
+      const message = "The answers of this batch are longer than one line may be: call it alone";
+      const refusal = new Refusal("limit_exceeded", message, { limit: "lineBytes" });
+      text = JSON.stringify(refusalResponse(part.id, refusal));
+    }
+    chars += text.length + 1;
+    texts.push(text);
+  }
+  return texts.length === 0 ? null : `[${texts.join(",")}]`;
+}
+
+/** Section 4: a request, or a notification when it has no id. */
+function isRequest(message: unknown): message is JSONRPCRequest {
+  if (message === null || typeof message !== "object" || Array.isArray(message)) return false;
+  if (!("jsonrpc" in message) || message.jsonrpc !== "2.0") return false;
+  if (!("method" in message) || typeof message.method !== "string") return false;
+  if ("id" in message && !isId(message.id)) return false;
+  if (!("params" in message)) return true;
+  return message.params !== null && typeof message.params === "object";
+}
+
+function isId(id: unknown): id is JSONRPCID {
+  return id === null || typeof id === "string" || typeof id === "number";
+}
+
+/** Section 5: an id that could be read is echoed also when the rest is wrong. */
+function idOf(message: unknown): JSONRPCID {
+  const hasId = message !== null && typeof message === "object" && "id" in message;
+  return hasId && isId(message.id) ? message.id : null;
+}
+
+const protocolTexts = {
+  parse_error: "Parse error",
+  invalid_request: "Invalid Request",
+  method_not_found: "Method not found",
+} as const;
+
+/**
+ * The specification's own errors come exactly as its section 7 prints them, so without `data`; their
+ * codes say what `data.kind` would.
+ */
+export function protocolError(
+  kind: keyof typeof protocolTexts,
+  id: JSONRPCID,
+): JSONRPCErrorResponse {
+  return createJSONRPCErrorResponse(id, kinds[kind].code, protocolTexts[kind]);
+}
+
+/** A refusal as an error response, `data.kind` first. */
+export function refusalResponse(id: JSONRPCID, refusal: Refusal): JSONRPCErrorResponse {
+  const { kind, message, facts } = refusal;
+  return createJSONRPCErrorResponse(id, kinds[kind].code, message, { kind, ...facts });
+}
+
+function errorResponse(
+  id: JSONRPCID,
+  error: unknown,
+  unforeseen: (error: unknown) => string,
+): JSONRPCErrorResponse {
+  if (error instanceof Refusal) return refusalResponse(id, error);
+  const reference = unforeseen(error);
+  const kind: Kind = "internal_error";
+  const message = `Server error: see the daemon's log, reference ${reference}`;
+  return refusalResponse(id, new Refusal(kind, message, { reference }));
+}
+
+/** The text of a response; a result that is no JSON is as unforeseen as any other bug. */
+function stringify(
+  response: JSONRPCResponse | null,
+  unforeseen: (error: unknown) => string,
+): string | null {
+  if (response === null) return null;
+  try {
+    return JSON.stringify(response);
+  } catch (error) {
+    return JSON.stringify(errorResponse(response.id, error, unforeseen));
+  }
+}

@@ -1,0 +1,131 @@
+// Where the daemon's settings come from: flag beats environment beats file beats default. The only
+// reader of process.argv and process.env; the result is frozen and nobody asks twice.
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import * as v from "valibot";
+import { defaultSocket } from "../client/socket.js";
+
+const logLevels = ["error", "warning", "info", "debug"] as const;
+
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+/** The file of `--config`: JSON, every field optional. */
+const fileShape = v.strictObject({
+  socket: v.optional(v.string()),
+  state: v.optional(v.string()),
+  containment: v.optional(v.picklist(["auto", "cgroup", "group"])),
+  logLevel: v.optional(v.picklist(logLevels)),
+  /** How many ended processes are remembered, for how long, and in how many bytes. */
+  historyCount: v.optional(count),
+  historyAgeMs: v.optional(count),
+  historyBytes: v.optional(count),
+});
+
+export type Settings = Readonly<{
+  socket: string;
+  state: string;
+  containment: "auto" | "cgroup" | "group";
+  logLevel: (typeof logLevels)[number];
+  historyCount: number;
+  historyAgeMs: number;
+  historyBytes: number;
+}>;
+
+/** A setting that cannot be used; the message names it and the fix, and is all the user needs. */
+export class BadSetting extends Error {}
+
+export const usage = `Usage: procsupd [options]
+
+  --socket PATH        where to listen               (PROCSUP_SOCKET)
+  --state DIR          where output is kept          (PROCSUP_STATE)
+  --containment KIND   auto, cgroup or group         (PROCSUP_CONTAINMENT)
+  --log-level LEVEL    error, warning, info, debug   (PROCSUP_LOG_LEVEL)
+  --config FILE        JSON with the same settings   (PROCSUP_CONFIG)
+  --version, --help
+`;
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/**
+ * Settings from the command line and the environment; "help" or "version" when that was asked for.
+ * Throws BadSetting, naming the setting and its source.
+ */
+export function readSettings(
+  argv: readonly string[],
+  env: Environment,
+): Settings | "help" | "version" {
+  const flags = parseFlags(argv);
+  if (flags.help) return "help";
+  if (flags.version) return "version";
+  const path = flags.config ?? env["PROCSUP_CONFIG"];
+  const file = path === undefined ? {} : readFile(path);
+  const chosen = choose(flags, env, file);
+  if (chosen.socket === null) {
+    throw new BadSetting("XDG_RUNTIME_DIR is not set: say where to listen with --socket PATH");
+  }
+  if (chosen.state === null) {
+    throw new BadSetting("HOME is not set: say where to keep output with --state DIR");
+  }
+  return Object.freeze(check(chosen, "settings") as Settings);
+}
+
+type File = v.InferOutput<typeof fileShape>;
+
+function choose(flags: ReturnType<typeof parseFlags>, env: Environment, file: File) {
+  return {
+    socket: flags.socket ?? env["PROCSUP_SOCKET"] ?? file.socket ?? defaultSocket(env),
+    state: flags.state ?? env["PROCSUP_STATE"] ?? file.state ?? defaultState(env),
+    containment: flags.containment ?? env["PROCSUP_CONTAINMENT"] ?? file.containment ?? "auto",
+    logLevel: flags["log-level"] ?? env["PROCSUP_LOG_LEVEL"] ?? file.logLevel ?? "info",
+    historyCount: file.historyCount ?? 1_000,
+    historyAgeMs: file.historyAgeMs ?? 24 * 60 * 60 * 1000,
+    historyBytes: file.historyBytes ?? 8 * 1024 * 1024,
+  };
+}
+
+function parseFlags(argv: readonly string[]) {
+  const text = { type: "string" } as const;
+  const flag = { type: "boolean" } as const;
+  try {
+    return parseArgs({
+      args: [...argv],
+      options: {
+        socket: text,
+        state: text,
+        containment: text,
+        "log-level": text,
+        config: text,
+        version: flag,
+        help: flag,
+      },
+    }).values;
+  } catch (cause) {
+    throw new BadSetting(`${(cause as Error).message}\n\n${usage}`, { cause });
+  }
+}
+
+function readFile(path: string): File {
+  let raw: unknown;
+  try {
+    raw = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw new BadSetting(`cannot read --config ${path}: ${(cause as Error).message}`, { cause });
+  }
+  return check(raw, path);
+}
+
+function check(raw: unknown, source: string): File {
+  const result = v.safeParse(fileShape, raw);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  throw new BadSetting(`${source}: ${v.getDotPath(issue) ?? "?"}: ${issue.message}`);
+}
+
+function defaultState(env: Environment): string | null {
+  if (process.getuid?.() === 0) return "/var/lib/procsup";
+  const home = env["HOME"];
+  const base = env["XDG_STATE_HOME"] ?? (home === undefined ? null : join(home, ".local/state"));
+  return base === null ? null : join(base, "procsup");
+}

@@ -1,0 +1,267 @@
+// What can be done to processes: start, end, signal, wait, list. Each verb is one function on the
+// table; how trees are launched, ended and held together is told to the floors below, and who asks,
+// over which door, is not known here.
+
+import {
+  type Checked,
+  type Member,
+  type Process,
+  Refusal,
+  type Result,
+  type Signal,
+  type Status,
+  statuses,
+} from "../client/wire.js";
+import { type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
+import { commandLine } from "./procfs.js";
+import { isFinal } from "./state.js";
+import {
+  apply,
+  describe,
+  type Entry,
+  find,
+  findLiving,
+  isLiving,
+  type Living,
+  statusOf,
+  type Table,
+} from "./table.js";
+import type { Sampler } from "./usage.js";
+
+/**
+ * End the whole tree. Callers for the same tree join one ladder and get the same answer; `force`
+ * or a shorter `graceMs` brings it forward for all. Refusals: `process_not_found`,
+ * `already_terminated`, `termination_failed` (it stays `stopping`; the next call tries again).
+ */
+export async function terminate(
+  table: Table,
+  params: Checked<"terminate">,
+): Promise<Result<"terminate">> {
+  const entry = findLiving(table, params);
+  apply(table, entry, { on: "stopAsked", nowMs: Date.now() });
+  const ladder = descend(table, entry, params);
+  if (!params.wait) return answer(entry, "stopping", "Process is being terminated", null);
+  const outcome = await ladder.outcome;
+  if (!outcome.gone) throw failure(entry, outcome.survivors);
+  return answer(entry, "terminated", "Process terminated successfully", outcome);
+}
+
+type Wish = { force?: boolean; graceMs?: number | undefined };
+
+/** Start the ladder of a tree, or bring the one under way forward. */
+export function descend(table: Table, entry: Living, { force = false, graceMs }: Wish): Ladder {
+  if (entry.ladder !== null) {
+    if (force) entry.ladder.force();
+    else if (graceMs !== undefined) entry.ladder.hasten(graceMs);
+    return entry.ladder;
+  }
+  const { stopSignal } = entry.spec;
+  const descent = { stopSignal, graceMs: graceMs ?? entry.spec.graceMs, force };
+  const ladder = startLadder(entry.tree, descent);
+  entry.ladder = ladder;
+  ladder.outcome.then(
+    ({ survivors }) => {
+      entry.ladder = null;
+      if (survivors.length > 0) table.log.error(survivalText(survivors), { id: entry.id });
+    },
+    (error: Error) => {
+      entry.ladder = null;
+      table.log.error("a ladder broke", { id: entry.id, error: String(error.stack) });
+    },
+  );
+  return ladder;
+}
+
+function answer(
+  entry: Entry,
+  status: "stopping" | "terminated",
+  message: string,
+  outcome: Outcome | null,
+): Result<"terminate"> {
+  const { id, pid, exitCode, signal, endedAt } = describe(entry);
+  return {
+    success: true,
+    pid: pid ?? 0,
+    status,
+    message,
+    timestamp: endedAt ?? new Date().toISOString(),
+    id,
+    exitCode,
+    signal,
+    forced: outcome?.forced ?? false,
+    ended: outcome?.ended ?? 0,
+    durationMs: outcome?.durationMs ?? 0,
+  };
+}
+
+function failure(entry: Entry, survivors: Survivor[]): Refusal {
+  const message = `Failed to terminate process: ${survivalText(survivors)}`;
+  return new Refusal("termination_failed", message, { survivors, process: describe(entry) });
+}
+
+function survivalText(survivors: Survivor[]): string {
+  const named = survivors
+    .slice(0, 5)
+    .map(({ pid, command, why }) => `PID ${pid} (${command}) ${why}`);
+  const more = survivors.length > named.length ? ["..."] : [];
+  return `${survivors.length} still alive: ${[...named, ...more].join("; ")}`;
+}
+
+/** Send one signal. The leader of a tree that it has left is refused as `already_terminated`. */
+export async function sendSignal(
+  table: Table,
+  params: Checked<"signal">,
+): Promise<Result<"signal">> {
+  const entry = findLiving(table, params);
+  if (params.to === "tree") return { signaled: await signalTree(entry, params.signal) };
+  const { leader } = entry;
+  if (leader === null || leader.exit !== null) {
+    const process = describe(entry);
+    const message = `Process already terminated: PID ${process.pid} has left strays; signal the tree`;
+    throw new Refusal("already_terminated", message, { process });
+  }
+  // A child that is not reaped yet: the number is its own.
+  if (!permitted(() => process.kill(leader.pid, params.signal))) throw notPermitted(params.signal);
+  return { signaled: 1 };
+}
+
+async function signalTree(entry: Living, name: Signal): Promise<number> {
+  const members = await entry.tree.members();
+  if (!(await entry.tree.signal(name))) throw notPermitted(name);
+  return members.length;
+}
+
+function permitted(send: () => void): boolean {
+  try {
+    send();
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EPERM") return false;
+    throw error;
+  }
+}
+
+function notPermitted(name: Signal): Refusal {
+  const message = `The kernel refuses ${name}: the process runs as another user`;
+  return new Refusal("permission_denied", message, { errno: "EPERM" });
+}
+
+/** SIGSTOP to every member. */
+export async function pause(table: Table, params: Checked<"pause">): Promise<Process> {
+  const entry = findLiving(table, params);
+  await signalTree(entry, "SIGSTOP");
+  return describe(entry);
+}
+
+/** SIGCONT to every member. */
+export async function resume(table: Table, params: Checked<"resume">): Promise<Process> {
+  const entry = findLiving(table, params);
+  await signalTree(entry, "SIGCONT");
+  return describe(entry);
+}
+
+/** One line must hold a page; what is left after it is fetched with `after`. */
+const PAGE_BYTES = 768 * 1024;
+
+/** Processes in the order of their spawns. Refusal: `process_not_found` when `after` is unknown. */
+export function list(table: Table, params: Checked<"list">): Result<"list"> {
+  if (params.after !== undefined) find(table, { id: params.after });
+  const processes: Process[] = [];
+  let begun = params.after === undefined;
+  let bytes = 0;
+  for (const entry of table.entries.values()) {
+    if (begun && isListed(entry, params)) {
+      const process = describe(entry);
+      bytes += JSON.stringify(process).length;
+      if (bytes > PAGE_BYTES && processes.length > 0) {
+        return { processes, next: processes.at(-1)?.id ?? null };
+      }
+      processes.push(process);
+    }
+    begun ||= entry.id === params.after;
+  }
+  return { processes, next: null };
+}
+
+function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boolean {
+  if (wanted !== undefined) return statusOf(entry) === wanted;
+  return all || !isFinal(entry.state);
+}
+
+/** One process and its living members, as the kernel has them now. */
+export async function inspect(table: Table, params: Checked<"status">): Promise<Result<"status">> {
+  const entry = find(table, params);
+  const members = isLiving(entry) ? await entry.tree.members() : [];
+  return { ...describe(entry), members: members.map(asMember) };
+}
+
+function asMember(stat: Parameters<typeof commandLine>[0]): Member {
+  const { pid, ppid, state } = stat;
+  return { pid, ppid, state, command: commandLine(stat) };
+}
+
+/**
+ * Resolves when the process has ended, when `timeoutMs` is over, or when the caller is gone: then
+ * nobody is left to answer, and nothing of the call remains.
+ */
+export async function wait(
+  table: Table,
+  params: Checked<"wait">,
+  onCallerGone: (fn: () => void) => () => void,
+): Promise<Result<"wait">> {
+  const entry = find(table, params);
+  if (!isFinal(entry.state)) await untilEnded(entry, params.timeoutMs, onCallerGone);
+  return { ended: isFinal(entry.state), process: describe(entry) };
+}
+
+function untilEnded(
+  entry: Entry,
+  timeoutMs: number | undefined,
+  onCallerGone: (fn: () => void) => () => void,
+): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = timeoutMs === undefined ? null : setTimeout(done, timeoutMs);
+    const stayed = onCallerGone(done);
+    entry.waiters.add(done);
+    function done(): void {
+      if (timer !== null) clearTimeout(timer);
+      stayed();
+      entry.waiters.delete(done);
+      resolve();
+    }
+  });
+}
+
+/** CPU and memory of leader and tree, over a short window that begins now. */
+export async function usage(
+  table: Table,
+  sampler: Sampler,
+  params: Checked<"usage">,
+): Promise<Result<"usage">> {
+  const entry = findLiving(table, params);
+  const { tree, leader } = entry;
+  const { pid } = describe(entry);
+  const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
+  const measured = await sampler.measure({ leaderPid, members: () => tree.members() });
+  return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
+}
+
+/** How many processes are known in each status. */
+export function counts(table: Table): Record<Status, number> {
+  const zero = Object.fromEntries(statuses.map((name) => [name, 0])) as Record<Status, number>;
+  for (const entry of table.entries.values()) zero[statusOf(entry)] += 1;
+  return zero;
+}
+
+/**
+ * End every process, gracefully and in parallel, and start none any more; called again with
+ * `force` it goes on to KILL. Resolves with what survived.
+ */
+export async function endAll(table: Table, wish: { force: boolean }): Promise<Survivor[]> {
+  table.closing = true;
+  const ends = [...table.entries.values()].filter(isLiving).map(async (entry) => {
+    apply(table, entry, { on: "stopAsked", nowMs: Date.now() });
+    return (await descend(table, entry, wish).outcome).survivors;
+  });
+  return (await Promise.all(ends)).flat();
+}

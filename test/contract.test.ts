@@ -1,0 +1,41 @@
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { equal, is, ok } from "uvu/assert";
+import { version } from "../client/version.js";
+import { kinds, methods } from "../client/wire.js";
+import { startDaemon } from "./daemon.js";
+import { scenario } from "./scenario.js";
+
+/** Its own type declarations do not pass a strict compiler. */
+const { validateOpenRPCDocument } = createRequire(import.meta.url)("@open-rpc/schema-utils-js") as {
+  validateOpenRPCDocument(document: unknown): true | Error;
+};
+
+scenario(
+  "rpc.discover answers a valid OpenRPC document of exactly the contract's methods",
+  async (scene) => {
+    const client = await (await startDaemon(scene)).connect();
+    const document = await client.call("rpc.discover", {});
+    is(validateOpenRPCDocument(document), true);
+    const described = document["methods"] as { name: string; params: { name: string }[] }[];
+    equal(
+      described.map(({ name, params }) => [name, params.map((param) => param.name)]),
+      Object.entries(methods).map(([name, { params }]) => [name, Object.keys(params.entries)]),
+    );
+  },
+);
+
+scenario(
+  "every refusal kind has a code of its own, in the range that JSON-RPC leaves to servers",
+  () => {
+    const codes = Object.values(kinds).map(({ code }) => code);
+    is(new Set(codes).size, codes.length);
+    for (const code of codes) ok(code <= -32000 && code >= -32768);
+  },
+);
+
+scenario("the version is the package's", () => {
+  const text = readFileSync(join(import.meta.dirname, "../../package.json"), "utf8");
+  is(version, (JSON.parse(text) as { version: string }).version);
+});

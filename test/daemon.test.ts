@@ -1,0 +1,180 @@
+import { existsSync, rmSync, statSync, writeFileSync } from "node:fs";
+import net from "node:net";
+import { join } from "node:path";
+import { equal, is, match, ok } from "uvu/assert";
+import { call, launchDaemon, programs, startDaemon } from "./daemon.js";
+import { isAlive, scenario, until } from "./scenario.js";
+
+const logged = (log: string[], word: string) => log.some((line) => line.includes(word));
+
+scenario("the socket is for this user alone, and gone after a stop", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const stat = statSync(daemon.socket);
+  ok(stat.isSocket());
+  is(stat.mode & 0o777, 0o600);
+  daemon.child.kill("SIGTERM");
+  is(await daemon.exited, 0);
+  is(existsSync(daemon.socket), false);
+});
+
+scenario(
+  "a second daemon leaves the first one's socket and state alone, and says so",
+  async (scene) => {
+    const first = await startDaemon(scene);
+    const rival = launchDaemon(scene, { state: join(scene.folder, "other") });
+    is(await rival.exited, 78);
+    await until("it says why", () =>
+      logged(rival.log, `another procsupd listens on ${first.socket}`),
+    );
+    const twin = launchDaemon(scene, { socket: join(scene.folder, "other.sock") });
+    is(await twin.exited, 78);
+    await until("it says why", () => logged(twin.log, "another procsupd uses the state directory"));
+    ok((await (await first.raw()).ask(call("info"))).result);
+  },
+);
+
+scenario("after kill -9 the stale socket is replaced", async (scene) => {
+  const first = await startDaemon(scene);
+  first.child.kill("SIGKILL");
+  await first.exited;
+  ok(existsSync(first.socket));
+  const second = await startDaemon(scene);
+  ok((await (await second.raw()).ask(call("info"))).result);
+});
+
+scenario("a live socket of another program is never unlinked", async (scene) => {
+  const socket = join(scene.folder, "s");
+  const stranger = net.createServer().listen(socket);
+  scene.after(() => void stranger.close());
+  const daemon = launchDaemon(scene);
+  is(await daemon.exited, 78);
+  await until("it says why", () => logged(daemon.log, "another program listens"));
+  ok(existsSync(socket));
+});
+
+scenario("a file that is no socket is left alone", async (scene) => {
+  writeFileSync(join(scene.folder, "s"), "precious");
+  const daemon = launchDaemon(scene);
+  is(await daemon.exited, 78);
+  await until("it says why", () => logged(daemon.log, "is no socket"));
+  is(statSync(join(scene.folder, "s")).size, 8);
+});
+
+scenario("a successor's socket is not removed at exit", async (scene) => {
+  const daemon = await startDaemon(scene);
+  rmSync(daemon.socket);
+  const successor = net.createServer().listen(daemon.socket);
+  scene.after(() => void successor.close());
+  await until("the successor listens", () => existsSync(daemon.socket));
+  daemon.child.kill("SIGTERM");
+  await daemon.exited;
+  ok(existsSync(daemon.socket));
+});
+
+scenario(
+  "TERM ends all processes in parallel, answers who waits, and exits with 0",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const client = await daemon.connect();
+    const files = [1, 2, 3, 4].map((n) => join(scene.folder, `file${n}`));
+    const spawned = await Promise.all(
+      files.map((file) => client.spawn({ command: [join(programs, "slow-handler.sh"), file] })),
+    );
+    for (const { id } of spawned) {
+      await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+    }
+    const waits = spawned.map(({ id }) => client.wait({ id }));
+    daemon.child.kill("SIGTERM");
+    for (const { ended, process } of await Promise.all(waits)) {
+      equal([ended, process.status, process.exitCode], [true, "terminated", 3]);
+    }
+    is(await daemon.exited, 0);
+    equal(files.map(existsSync), [true, true, true, true]);
+  },
+);
+
+scenario("while it goes down it starts nothing, and still answers", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  const command = [join(programs, "ignores-term.sh")];
+  const { result } = await raw.ask(call("spawn", { command, graceMs: 60_000 }));
+  const pid = Number(result?.["pid"]);
+  const log = join(daemon.state, "output", `${result?.["id"]}.stdout`);
+  await until("ready", () => statSync(log).size > 0);
+  daemon.child.kill("SIGTERM");
+  await until("it is stopping", () => logged(daemon.log, '"stopping"'));
+  const refused = (await raw.ask(call("spawn", { command: ["true"] }))).error;
+  equal([refused?.code, refused?.data?.["kind"]], [-32008, "shutting_down"]);
+  is((await raw.ask(call("status", { pid }))).result?.["status"], "stopping");
+  is(isAlive(pid), true);
+  daemon.child.kill("SIGINT");
+  is(await daemon.exited, 0);
+  is(isAlive(pid), false);
+});
+
+scenario("bad settings are refused by name, before anything is touched", async (scene) => {
+  const cases: [string[], RegExp][] = [
+    [["--containment", "jail"], /containment/],
+    [["--log-level", "loud"], /logLevel/],
+    [["--nonsense"], /--nonsense/],
+    [["--config", join(scene.folder, "none.json")], /none\.json/],
+  ];
+  for (const [args, pattern] of cases) {
+    const daemon = launchDaemon(scene, { args });
+    is(await daemon.exited, 78);
+    await until("it says why", () => daemon.log.length > 0);
+    match(daemon.log.join("\n"), pattern);
+    is(existsSync(daemon.state), false);
+  }
+});
+
+scenario("flag beats environment beats file", async (scene) => {
+  const config = join(scene.folder, "config.json");
+  const inFile = join(scene.folder, "file.sock");
+  const inEnv = join(scene.folder, "env.sock");
+  writeFileSync(config, JSON.stringify({ socket: inFile, historyCount: 7 }));
+  const env = { PROCSUP_CONFIG: config, PROCSUP_SOCKET: inEnv };
+  const byFlag = await startDaemon(scene, { env, state: join(scene.folder, "one") });
+  const { limits } = await (await byFlag.connect()).info({});
+  is(limits["historyCount"], 7);
+  ok(existsSync(byFlag.socket));
+  is(existsSync(inEnv), false);
+});
+
+scenario("client text can forge no log record", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  const evil = 'x\n{"level":"error","message":"forged"}\n<0>forged\u2028forged';
+  await raw.ask(call("spawn", { command: [evil] }));
+  await raw.ask(call("spawn", { command: ["/bin/sh", "-c", evil], name: "forger" }));
+  daemon.child.kill("SIGTERM");
+  await daemon.exited;
+  for (const line of daemon.log) {
+    const { message } = JSON.parse(line) as { message: string };
+    match(message, /^(ready|spawned|spawn failed|exited|terminated|stopping|stopped)$/);
+  }
+});
+
+scenario(
+  "no log line is lost at exit, with a line for each spawn, exit and termination",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const client = await daemon.connect();
+    const all = await Promise.all(
+      Array.from({ length: 100 }, () => client.spawn({ command: ["sleep", "1000"] })),
+    );
+    daemon.child.kill("SIGTERM");
+    is(await daemon.exited, 0);
+    await until("the last line is read", () => logged(daemon.log, '"stopped"'));
+    const lines = daemon.log.map((line) => JSON.parse(line) as Record<string, unknown>);
+    for (const { id, pid } of all) {
+      const own = lines.filter((line) => line["id"] === id);
+      equal(
+        own.map((line) => line["message"]),
+        ["spawned", "terminated"],
+      );
+      equal([own[1]?.["pid"], own[1]?.["exit"]], [pid, "SIGTERM"]);
+      is(typeof own[1]?.["durationMs"], "number");
+    }
+  },
+);

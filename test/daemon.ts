@@ -1,0 +1,157 @@
+// What scenarios stand on: the real daemon as it ships, on a socket in the scenario's folder, and raw
+// connections that know nothing of our client.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import net from "node:net";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { type Client, connect } from "../client/client.js";
+import { type Scene, until, within } from "./scenario.js";
+
+const root = resolve(import.meta.dirname, "../..");
+const daemonFile = join(root, "dist/procsupd.cjs");
+/** Test programs, run from their sources. */
+export const programs = join(root, "test/programs");
+
+export type Daemon = {
+  readonly socket: string;
+  readonly state: string;
+  readonly pid: number;
+  /** Lines of its log so far, stdout and stderr. */
+  readonly log: string[];
+  readonly child: ChildProcess;
+  /** Its exit code, once it has exited. */
+  readonly exited: Promise<number | null>;
+  connect(): Promise<Client>;
+  raw(): Promise<Raw>;
+};
+
+export type StartOptions = {
+  socket?: string;
+  state?: string;
+  args?: string[];
+  env?: Record<string, string>;
+  /** Run through this argv prefix, like `prlimit --nofile=40`. */
+  prefix?: string[];
+};
+
+/** Start the daemon and wait for its word that it is ready; stopped, by force if need be, at the end. */
+export async function startDaemon(scene: Scene, options: StartOptions = {}): Promise<Daemon> {
+  const daemon = launchDaemon(scene, options);
+  await until("the daemon is ready", () => {
+    if (daemon.child.exitCode !== null) throw new Error(`it exited: ${daemon.log.join("\n")}`);
+    return daemon.log.some((line) => line.includes('"message":"ready"'));
+  });
+  return daemon;
+}
+
+/** As `startDaemon`, without waiting. */
+export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
+  const socket = options.socket ?? join(scene.folder, "s");
+  const state = options.state ?? join(scene.folder, "state");
+  const argv = [process.execPath, daemonFile, "--socket", socket, "--state", state];
+  const [file = "", ...args] = [...(options.prefix ?? []), ...argv, ...(options.args ?? [])];
+  const child = spawn(file, args, {
+    env: { PATH: process.env["PATH"] ?? "", HOME: scene.folder, ...options.env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const log: string[] = [];
+  createInterface({ input: child.stdout }).on("line", (line) => log.push(line));
+  createInterface({ input: child.stderr }).on("line", (line) => log.push(line));
+  const exited = new Promise<number | null>((done) => child.once("exit", (code) => done(code)));
+  scene.after(async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    child.kill("SIGTERM");
+    await until("it stops", () => log.some((line) => line.includes('"stopping"')));
+    child.kill("SIGTERM");
+    await within(5_000, "the daemon stops", () => exited);
+  });
+  return {
+    socket,
+    state,
+    pid: child.pid ?? 0,
+    log,
+    child,
+    exited,
+    connect: async () => {
+      const client = await connect({ socket });
+      scene.after(() => client.close());
+      return client;
+    },
+    raw: () => openRaw(scene, socket),
+  };
+}
+
+/** A socket and the lines that came over it, parsed. */
+type Raw = {
+  readonly socket: net.Socket;
+  write(text: string): void;
+  /** The next line, parsed. Rejects when the connection ends first. */
+  next(): Promise<Reply>;
+  /** Write one line, take one line. */
+  ask(message: unknown): Promise<Reply>;
+  readonly ended: Promise<void>;
+};
+
+type Facts = Record<string, unknown>;
+
+/** What comes over the wire, before anybody has checked it. */
+type Reply = {
+  jsonrpc?: string;
+  id?: unknown;
+  result?: Facts;
+  error?: { code: number; message: string; data?: Facts };
+  method?: string;
+  params?: Facts;
+};
+
+async function openRaw(scene: Scene, path: string): Promise<Raw> {
+  const socket = net.connect({ path, allowHalfOpen: true });
+  await new Promise<void>((done, fail) => {
+    socket.once("connect", done);
+    socket.once("error", fail);
+  });
+  socket.on("error", () => socket.destroy());
+  scene.after(() => void socket.destroy());
+  const lines: string[] = [];
+  let wake = () => {};
+  let over = false;
+  createInterface({ input: socket }).on("line", (line) => {
+    lines.push(line);
+    wake();
+  });
+  const ended = new Promise<void>((done) => {
+    const end = () => {
+      over = true;
+      wake();
+      done();
+    };
+    socket.once("end", end);
+    socket.once("close", end);
+  });
+  const next = async (): Promise<Reply> => {
+    while (lines.length === 0) {
+      if (over) throw new Error("the connection ended before a reply");
+      await new Promise<void>((go) => {
+        wake = go;
+      });
+    }
+    return JSON.parse(lines.shift() ?? "") as Reply;
+  };
+  const write = (text: string) => void socket.write(text);
+  return {
+    socket,
+    write,
+    next,
+    ended,
+    ask: (message) => {
+      write(`${JSON.stringify(message)}\n`);
+      return next();
+    },
+  };
+}
+
+/** A call as any JSON-RPC client would write it. */
+export function call(method: string, params: object = {}, id: number | string = 1) {
+  return { jsonrpc: "2.0", method, params, id };
+}

@@ -1,0 +1,4 @@
+#!/bin/sh
+# Where it runs and with which variables.
+pwd
+exec env

@@ -1,0 +1,125 @@
+// One scenario, one behaviour: a sentence, a body, a folder of its own, a time limit, and the proof that
+// nothing of it lives afterwards. uvu runs it; what uvu lets pass is caught here.
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { suite } from "uvu";
+
+export type Scene = {
+  /** Empty, and this scenario's alone; its path is the mark by which leftovers are found. */
+  readonly folder: string;
+  /** Undo something at the end; undone in reverse, all of them, even if one throws. */
+  after(undo: () => void | Promise<void>): void;
+};
+
+const LIMIT_MS = 15_000;
+
+/** Run `body` as one test. Throws nothing: uvu prints the outcome and the runner counts it. */
+export function scenario(
+  name: string,
+  body: (scene: Scene) => void | Promise<void>,
+  limitMs = LIMIT_MS,
+): void {
+  const test = suite(name);
+  test(name, async () => {
+    const folder = mkdtempSync(join(tmpdir(), "procsup-test-"));
+    const undos: (() => void | Promise<void>)[] = [];
+    const errors: unknown[] = [];
+    const guarded = async (what: string, work: () => void | Promise<void>) => {
+      try {
+        await within(limitMs, what, async () => work());
+      } catch (error) {
+        errors.push(error);
+      }
+    };
+    await guarded(name, () => body({ folder, after: (undo) => void undos.push(undo) }));
+    for (const undo of undos.reverse()) await guarded(`cleaning up after: ${name}`, undo);
+    await guarded(`leftovers of: ${name}`, () => assertNothingLives(folder));
+    rmSync(folder, { recursive: true, force: true });
+    if (errors.length > 0) throw asError(errors);
+  });
+  test.run();
+}
+
+function asError([first, ...rest]: unknown[]): Error {
+  const error = first instanceof Error ? first : new Error(`not an Error: ${String(first)}`);
+  for (const other of rest) error.message += `\n  and then: ${String(other)}`;
+  return error;
+}
+
+/** Reject when `work` takes longer than `limitMs`. */
+export async function within<T>(limitMs: number, what: string, work: () => Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: not within ${limitMs} ms`)), limitMs);
+  });
+  try {
+    return await Promise.race([work(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Wait for a fact of the kernel: look again every few milliseconds, give up loudly. */
+export async function until<T>(
+  what: string,
+  fact: () => T | Promise<T>,
+  limitMs = 5_000,
+): Promise<Exclude<T, false | null | undefined>> {
+  const endMs = performance.now() + limitMs;
+  for (;;) {
+    const value = await fact();
+    if (value !== false && value !== null && value !== undefined) {
+      return value as Exclude<T, false | null | undefined>;
+    }
+    if (performance.now() > endMs) throw new Error(`${what}: not within ${limitMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Alive as the kernel has it: in /proc and no zombie, or a zombie leader whose threads run on. */
+export function isAlive(pid: number): boolean {
+  const stat = readOr(`/proc/${pid}/stat`, "");
+  if (stat === "") return false;
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const [state] = fields;
+  return state !== "X" && (state !== "Z" || Number(fields[17]) > 1);
+}
+
+/** Pids of living processes whose command line or environment holds `mark`, this one excepted. */
+export function bearers(mark: string): number[] {
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && pid !== process.pid && isAlive(pid))
+    .filter((pid) =>
+      [`/proc/${pid}/cmdline`, `/proc/${pid}/environ`].some((file) =>
+        readOr(file, "").includes(mark),
+      ),
+    );
+}
+
+function readOr(file: string, otherwise: string): string {
+  try {
+    return readFileSync(file, "latin1");
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ESRCH" || code === "EACCES" || code === "EPERM") {
+      return otherwise;
+    }
+    throw error;
+  }
+}
+
+async function assertNothingLives(mark: string): Promise<void> {
+  await until(
+    "every process of the scenario is gone",
+    () => bearers(mark).length === 0,
+    2_000,
+  ).catch(() => {
+    const left = bearers(mark);
+    const named = left.map((pid) => `${pid} ${readOr(`/proc/${pid}/cmdline`, "")}`);
+    for (const pid of left) process.kill(pid, "SIGKILL");
+    throw new Error(`still alive: ${named.join("; ").replaceAll("\0", " ")}`);
+  });
+}
