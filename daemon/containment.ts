@@ -44,7 +44,7 @@ export function processGroup(leader: Leader): Containment {
     kind: "group",
     async members() {
       if (leader.exit !== null) return group.populated() ? membersOf(pgid, await scan(), true) : [];
-      return membersOf(pgid, descendants(pgid) ?? (await scan()), false);
+      return membersOf(pgid, treeBelow(pgid) ?? (await scan()), false);
     },
     populated: () => send(pgid, 0) !== "nobody",
     async signal(signal) {
@@ -76,6 +76,16 @@ function membersOf(pgid: number, stats: Stat[], leaderGone: boolean): Stat[] {
   // Our leader is reaped: whoever bears its number started a group of his own, after ours had died.
   if (leaderGone && stats.some((stat) => stat.pid === pgid)) return [];
   return stats.filter((stat) => stat.pgrp === pgid && stat.session === pgid && isLiving(stat));
+}
+
+/**
+ * The cheap way to the members while the leader lives: its descendants. Null when it has died, also
+ * meanwhile: then its children are init's.
+ */
+function treeBelow(pid: number): Stat[] | null {
+  const found = descendants(pid);
+  const leader = readStat(pid);
+  return leader !== null && isLiving(leader) ? found : null;
 }
 
 function isStillThere(seen: Stat): boolean {

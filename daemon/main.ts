@@ -13,6 +13,7 @@ import { createFeed, type Feed, publish } from "./feed.js";
 import { CannotStart, claimState, listen } from "./listen.js";
 import { createLog, type Log, logStyle } from "./log.js";
 import { createCalls } from "./methods.js";
+import { keepDescriptorsFromChildren } from "./native.js";
 import { openOutputFolder } from "./output.js";
 import { createAnswer } from "./rpc.js";
 import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
@@ -27,6 +28,7 @@ const LAST_REPLIES_MS = 1_000;
 
 async function run(settings: Settings): Promise<void> {
   process.umask(0o022);
+  keepDescriptorsFromChildren();
   const { historyCount, historyAgeMs, historyBytes } = settings;
   const log = createLog(settings.logLevel, logStyle(process.env));
   process.on("exit", () => log.flush());

@@ -8,6 +8,7 @@ import koffi from "koffi";
 const libc = koffi.load(null);
 // Numbers above 423 are the same on every architecture (Linux, arch/*/entry/syscalls).
 const SYS_pidfd_open = 434;
+const SYS_close_range = 436;
 const syscallFn = libc.func("long syscall(long number, ...)");
 const flockFn = libc.func("int flock(int fd, int operation)");
 
@@ -42,6 +43,17 @@ export function tryLock(fd: number): boolean {
  */
 export function pidfdOpen(pid: number): number {
   return check(Number(syscallFn(SYS_pidfd_open, "int", pid, "uint", 0)), "pidfd_open");
+}
+
+/**
+ * Keep every descriptor above the standard streams, as inherited from whoever started this process,
+ * from programs that it executes. man 2 close_range.
+ */
+export function keepDescriptorsFromChildren(): void {
+  const CLOSE_RANGE_CLOEXEC = 4;
+  const LAST = 0xffffffff;
+  const args = ["uint", 3, "uint", LAST, "uint", CLOSE_RANGE_CLOEXEC];
+  check(Number(syscallFn(SYS_close_range, ...args)), "close_range");
 }
 
 type PipeHandle = { open(fd: number): number };

@@ -83,7 +83,7 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
 }
 
 /** A socket and the lines that came over it, parsed. */
-type Raw = {
+export type Raw = {
   readonly socket: net.Socket;
   write(text: string): void;
   /** The next line, parsed. Rejects when the connection ends first. */
@@ -105,7 +105,7 @@ type Reply = {
   params?: Facts;
 };
 
-async function openRaw(scene: Scene, path: string): Promise<Raw> {
+export async function openRaw(scene: Scene, path: string): Promise<Raw> {
   const socket = net.connect({ path, allowHalfOpen: true });
   await new Promise<void>((done, fail) => {
     socket.once("connect", done);

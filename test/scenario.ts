@@ -26,6 +26,9 @@ export function scenario(
     const folder = mkdtempSync(join(tmpdir(), "procsup-test-"));
     const undos: (() => void | Promise<void>)[] = [];
     const errors: unknown[] = [];
+    // A promise that the body left behind must not hide why the body failed.
+    const stray = (error: unknown) => void errors.push(error);
+    process.on("unhandledRejection", stray);
     const guarded = async (what: string, work: () => void | Promise<void>) => {
       try {
         await within(limitMs, what, async () => work());
@@ -37,6 +40,7 @@ export function scenario(
     for (const undo of undos.reverse()) await guarded(`cleaning up after: ${name}`, undo);
     await guarded(`leftovers of: ${name}`, () => assertNothingLives(folder));
     rmSync(folder, { recursive: true, force: true });
+    process.off("unhandledRejection", stray);
     if (errors.length > 0) throw asError(errors);
   });
   test.run();

@@ -1,0 +1,216 @@
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { userInfo } from "node:os";
+import { join } from "node:path";
+import { equal, is, match } from "uvu/assert";
+import type { Client } from "../client/client.js";
+import { Refusal } from "../client/wire.js";
+import { call, programs, type Raw, startDaemon } from "./daemon.js";
+import { isAlive, scenario, until } from "./scenario.js";
+
+async function refusedSpawn(client: Client, params: Parameters<Client["spawn"]>[0]) {
+  try {
+    await client.spawn(params);
+  } catch (error) {
+    if (error instanceof Refusal) return error;
+    throw error;
+  }
+  throw new Error("expected a refusal");
+}
+
+/** The stdout of a command that ends by itself. */
+async function outputOf(client: Client, params: Parameters<Client["spawn"]>[0]): Promise<string> {
+  const { id } = await client.spawn(params);
+  await client.wait({ id });
+  return (await client.logs({ id })).text;
+}
+
+scenario("every way a spawn can fail is named by stage and errno", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const file = (name: string, text: string, mode: number) => {
+    const path = join(scene.folder, name);
+    writeFileSync(path, text);
+    chmodSync(path, mode);
+    return path;
+  };
+  const busy = join(scene.folder, "busy");
+  copyFileSync("/bin/true", busy);
+  chmodSync(busy, 0o755);
+  const writer = openSync(busy, "r+");
+  scene.after(() => rmSync(busy));
+  is(writer > 0, true);
+  const cases: [Parameters<Client["spawn"]>[0], string, string][] = [
+    [{ command: ["no-such-command"] }, "command", "ENOENT"],
+    [{ command: ["/no/such/command"] }, "command", "ENOENT"],
+    [{ command: [file("plain", "text", 0o644)] }, "command", "EACCES"],
+    [{ command: [scene.folder] }, "command", "EACCES"],
+    [{ command: ["true"], cwd: "/no/such/folder" }, "cwd", "ENOENT"],
+    [{ command: ["true"], cwd: file("file", "", 0o644) }, "cwd", "ENOTDIR"],
+    [{ command: [file("script", "#!/no/such/interpreter\n", 0o755)] }, "interpreter", "ENOENT"],
+    [{ command: ["true", "x".repeat(200_000)] }, "exec", "E2BIG"],
+    [{ command: ["true"], env: { PATH: "/bin", BIG: "x".repeat(200_000) } }, "exec", "E2BIG"],
+    [{ command: [busy] }, "exec", "ETXTBSY"],
+  ];
+  for (const [params, stage, errno] of cases) {
+    const { kind, facts, message } = await refusedSpawn(client, params);
+    equal([kind, facts["stage"], facts["errno"]], ["spawn_failed", stage, errno], message);
+    const process = await client.status({ id: String(facts["id"]) });
+    equal([process.status, process.pid, process.startedAt], ["failed", null, null]);
+  }
+});
+
+scenario(
+  "without room for another process or file the daemon says so and lives on",
+  async (scene) => {
+    const daemon = await startDaemon(scene, {
+      prefix: ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh"],
+    });
+    const client = await daemon.connect();
+    const spawned: string[] = [];
+    const full: Refusal[] = [];
+    const connections: Raw[] = [];
+    const descriptors = () => readdirSync(`/proc/${daemon.pid}/fd`).length;
+    while (descriptors() < 39) connections.push(await daemon.raw());
+    for (let count = 0; count < 20; count++) {
+      await client.spawn({ command: ["sleep", "1000"] }).then(
+        ({ id }) => spawned.push(id),
+        (error: Refusal) => full.push(error),
+      );
+    }
+    if (full.length === 0) throw new Error("the limit was never met");
+    for (const { kind, facts } of full) {
+      equal([kind, facts["errno"]], ["spawn_failed", "EMFILE"]);
+      match(String(facts["stage"]), /^(fork|output)$/);
+    }
+    for (const id of spawned) is((await client.terminate({ id })).status, "terminated");
+    for (const { socket } of connections) socket.destroy();
+    await until("there is room again", () =>
+      client.spawn({ command: ["true"] }).then(
+        () => true,
+        () => false,
+      ),
+    );
+  },
+);
+
+scenario(
+  "the command runs in the client's folder and environment, marked, and no other",
+  async (scene) => {
+    const daemon = await startDaemon(scene, { env: { OF_THE_DAEMON: "1", NOTIFY_SOCKET: "/x" } });
+    const client = await daemon.connect();
+    const command = [join(programs, "prints-surroundings.sh")];
+    const env = { PATH: "/bin:/usr/bin", "foo.bar": "odd", EMPTY: "", UMLAUT: "ä" };
+    const text = await outputOf(client, { command, cwd: scene.folder, env, name: "web" });
+    const [cwd, ...lines] = text.trimEnd().split("\n");
+    is(cwd, scene.folder);
+    const { processes } = await client.list({ all: true });
+    const expected = {
+      ...env,
+      PROCSUP_ID: processes[0]?.id ?? "",
+      PROCSUP_NAME: "web",
+      PROCSUP_SOCKET: daemon.socket,
+    };
+    const got = Object.fromEntries(lines.map((line) => line.split(/=(.*)/s).slice(0, 2)));
+    const { PWD: _, ...rest } = got; // the shell's own
+    delete (expected as Record<string, string>)["foo.bar"]; // dash drops it; asserted below
+    delete rest["foo.bar"];
+    equal(rest, expected);
+    match(await outputOf(client, { command: ["env"], env }), /^foo\.bar=odd$/m);
+  },
+);
+
+scenario("without env and cwd it gets those of its user at login, and /", async (scene) => {
+  const daemon = await startDaemon(scene, { env: { OF_THE_DAEMON: "1" } });
+  const raw = await daemon.raw();
+  const client = await daemon.connect();
+  const { result } = await raw.ask(call("spawn", { command: ["sh", "-c", "pwd; exec env"] }));
+  const id = String(result?.["id"]);
+  await client.wait({ id });
+  const { text } = await client.logs({ id });
+  const { username, homedir } = userInfo();
+  match(text, /^\/\n/);
+  match(text, new RegExp(`^HOME=${homedir}$`, "m"));
+  match(text, new RegExp(`^USER=${username}$`, "m"));
+  match(text, /^PATH=/m);
+  is(text.includes("OF_THE_DAEMON"), false);
+});
+
+scenario("the command is leader of a session and group of its own", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const text = await outputOf(client, { command: ["sh", "-c", "cut -d' ' -f1,5,6 /proc/$$/stat"] });
+  const [pid, pgrp, session] = text.trim().split(" ");
+  equal([pgrp, session], [pid, pid]);
+});
+
+scenario("a living name is taken, an ended one is free", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const first = await client.spawn({ command: ["sleep", "1000"], name: "web" });
+  const { kind, facts } = await refusedSpawn(client, { command: ["true"], name: "web" });
+  is(kind, "name_taken");
+  is((facts["holder"] as { id: string }).id, first.id);
+  await client.terminate({ name: "web" });
+  const second = await client.spawn({ command: ["sleep", "1000"], name: "web" });
+  is((await client.status({ name: "web" })).id, second.id);
+  is((await client.status({ id: first.id })).status, "terminated");
+  is(isAlive(second.pid ?? 0), true);
+});
+
+scenario("params are strict: the error names the field and what would do", async (scene) => {
+  const { ask } = await (await startDaemon(scene)).raw();
+  const cases: [string, unknown, RegExp][] = [
+    ["spawn", {}, /^spawn: command: is missing$/],
+    ["spawn", { command: [] }, /command: /],
+    ["spawn", { command: "ls -l" }, /command: expected Array/],
+    ["spawn", { command: [""] }, /command: must name a program/],
+    ["spawn", { command: ["a\0b"] }, /command\.0: must not contain a NUL byte/],
+    ["spawn", { command: ["true"], cwd: "here" }, /cwd: must be an absolute path/],
+    ["spawn", { command: ["true"], env: { "A=B": "1" } }, /env\.A=B: /],
+    ["spawn", { command: ["true"], env: { A: 1 } }, /env\.A: expected string/],
+    ["spawn", { command: ["true"], nam: "x" }, /unknown field nam; known: command, name, /],
+    ["spawn", { command: ["true"], name: "9lives" }, /name: must start with a letter/],
+    ["spawn", { command: ["true"], graceMs: 1.5 }, /graceMs: /],
+    ["spawn", { command: ["true"], stopSignal: "TERM" }, /stopSignal: .*SIGTERM/],
+    ["terminate", {}, /give exactly one of pid, id, name/],
+    ["terminate", { pid: 1, name: "x" }, /give exactly one of pid, id, name/],
+    ["terminate", { pid: -1 }, /pid: /],
+    ["terminate", { pid: "1" }, /pid: /],
+    ["terminate", [12345], /params are by name/],
+    ["logs", { name: "x", from: 1, tailLines: 1 }, /give from or tailLines, not both/],
+  ];
+  for (const [method, params, pattern] of cases) {
+    const { error } = await ask({ jsonrpc: "2.0", method, params, id: 1 });
+    equal([error?.code, error?.data?.["kind"]], [-32602, "invalid_params"]);
+    match(error?.message ?? "", pattern);
+  }
+});
+
+scenario("an error never repeats what was sent", async (scene) => {
+  const { ask } = await (await startDaemon(scene)).raw();
+  const secret = "hunter2";
+  const env = { PASSWORD: [secret] };
+  const reply = await ask(call("spawn", { command: ["true"], env }));
+  is(JSON.stringify(reply).includes(secret), false);
+});
+
+scenario("the daemon's descriptors do not reach the command", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const text = await outputOf(client, { command: ["sh", "-c", "ls /proc/$$/fd; true"] });
+  equal(text.trim().split("\n"), ["0", "1", "2"]);
+});
+
+scenario("the output files are for the daemon's user alone", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  mkdirSync(join(scene.folder, "empty"));
+  const { id } = await client.spawn({ command: ["true"] });
+  await client.wait({ id });
+  const command = ["stat", "-c", "%a", join(daemon.state, "output", `${id}.stdout`), daemon.state];
+  is(await outputOf(client, { command }), "600\n700\n");
+});
