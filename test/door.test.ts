@@ -1,0 +1,242 @@
+// Clients that are slow, greedy, broken or hostile, and those beside them who must not notice.
+
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { equal, is, ok } from "uvu/assert";
+import { limits } from "../client/wire.js";
+import { call, type Daemon, type Raw, startDaemon } from "./daemon.js";
+import { scenario, until, within } from "./scenario.js";
+
+function rssMib({ pid }: Daemon): number {
+  return (
+    Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]) / 1024
+  );
+}
+
+const info = `${JSON.stringify(call("info"))}\n`;
+
+/** The daemon is alive and answers somebody else at once. */
+async function assertServes(daemon: Daemon): Promise<void> {
+  const { ask, socket } = await daemon.raw();
+  ok((await within(2_000, "an answer", () => ask(call("info")))).result);
+  socket.destroy();
+}
+
+/** Write as much as the daemon takes, in pieces, until done or cut off. */
+async function pour({ socket }: Raw, pieces: number, piece: Buffer): Promise<void> {
+  for (let count = 0; count < pieces && socket.writable; count++) {
+    if (socket.write(piece)) continue;
+    await new Promise<void>((go) => {
+      socket.once("drain", go);
+      socket.once("close", go);
+    });
+  }
+}
+
+scenario("replies find their callers over 50 connections with many calls each", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raws = await Promise.all(Array.from({ length: 50 }, () => daemon.raw()));
+  await Promise.all(
+    raws.map(async (raw, at) => {
+      for (let n = 0; n < 40; n++) raw.write(`${JSON.stringify(call("info", {}, `${at}.${n}`))}\n`);
+      const ids: unknown[] = [];
+      for (let n = 0; n < 40; n++) ids.push((await raw.next()).id);
+      equal(ids.sort(), Array.from({ length: 40 }, (_, n) => `${at}.${n}`).sort());
+    }),
+  );
+});
+
+scenario("a client that half-closes still gets its replies, late ones too", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const raw = await daemon.raw();
+  raw.write(`${JSON.stringify(call("wait", { id }, 1))}\n${JSON.stringify(call("info", {}, 2))}\n`);
+  raw.socket.end();
+  is((await raw.next()).id, 2);
+  await client.terminate({ id });
+  is((await raw.next()).id, 1);
+  await raw.ended;
+});
+
+scenario("half a line is no call: it is answered as a parse error at the end", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  raw.write(JSON.stringify(call("spawn", { command: ["sleep", "1000"] })));
+  raw.socket.end();
+  is((await raw.next()).error?.code, -32700);
+  await raw.ended;
+  is((await (await daemon.connect()).list({ all: true })).processes.length, 0);
+});
+
+scenario("a call split into single bytes is one call", async (scene) => {
+  const raw = await (await startDaemon(scene)).raw();
+  raw.socket.setNoDelay(true);
+  for (const byte of Buffer.from(info)) {
+    await new Promise((go) => raw.socket.write(Buffer.from([byte]), go));
+  }
+  ok((await raw.next()).result);
+});
+
+scenario("random bytes are answered by errors and nothing else", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  let seed = 1;
+  const bytes = Buffer.from(
+    Array.from({ length: 50_000 }, () => {
+      seed = (seed * 48_271) % 2_147_483_647;
+      return seed & 0xff;
+    }),
+  );
+  raw.write(bytes.toString("latin1"));
+  raw.socket.write(bytes);
+  raw.write("\n");
+  const lines = bytes.filter((byte) => byte === 10).length * 2 + 1;
+  for (let count = 0; count < lines; count++) {
+    const code = (await raw.next()).error?.code ?? 0;
+    ok(code === -32700 || code === -32600, String(code));
+  }
+  ok((await raw.ask(call("info"))).result);
+});
+
+scenario("a 200 MB line is cut at the limit, with one error and flat memory", async (scene) => {
+  const daemon = await startDaemon(scene);
+  await assertServes(daemon);
+  const before = rssMib(daemon);
+  const raw = await daemon.raw();
+  await pour(raw, 200, Buffer.alloc(1 << 20, "x"));
+  const { error } = await raw.next();
+  equal([error?.code, error?.data?.["limit"]], [-32600, "lineBytes"]);
+  await raw.ended;
+  ok(rssMib(daemon) - before < 30, `grew by ${rssMib(daemon) - before} MiB`);
+  await assertServes(daemon);
+});
+
+scenario("a line of the longest allowed length is answered", async (scene) => {
+  const raw = await (await startDaemon(scene)).raw();
+  const line = JSON.stringify(call("info"));
+  raw.write(`${line}${" ".repeat(limits.lineBytes - line.length)}\n`);
+  ok((await raw.next()).result);
+});
+
+scenario("a batch of 100,000 calls is refused whole", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  raw.write(`[${Array(100_000).fill("1").join(",")}]\n`);
+  is((await raw.next()).error?.code, -32600);
+  raw.write(`${"[".repeat(500_000)}\n`);
+  is((await raw.next()).error?.code, -32700);
+  await assertServes(daemon);
+});
+
+scenario("a batch whose answers outgrow a line is refused part by part", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
+  const batch = Array.from({ length: 20 }, (_, n) => call("status", { id }, n));
+  const replies = (await raw.ask(batch)) as { id?: unknown; error?: { code: number } }[];
+  equal(
+    replies.map((reply) => reply.id),
+    batch.map((one) => one.id),
+  );
+  ok(replies.some(({ error }) => error?.code === -32006));
+  ok(replies.some(({ error }) => error === undefined));
+  ok(JSON.stringify(replies).length <= limits.lineBytes);
+});
+
+scenario("a reader that does not read is held back, and memory stays flat", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  for (let count = 0; count < 40; count++) {
+    const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
+    await client.wait({ id });
+  }
+  const before = rssMib(daemon);
+  const raw = await daemon.raw();
+  raw.socket.pause();
+  const all = Buffer.from(`${JSON.stringify(call("list", { all: true }))}\n`.repeat(1_000));
+  // 1,000 answers of 3 MB each, in pages of 0.7 MB; whatever is not taken stays with the sender.
+  raw.socket.write(all);
+  for (let count = 0; count < 50; count++) await assertServes(daemon);
+  ok(rssMib(daemon) - before < 60, `grew by ${rssMib(daemon) - before} MiB`);
+  raw.socket.destroy();
+});
+
+scenario("200 idle connections cost little", async (scene) => {
+  const daemon = await startDaemon(scene);
+  await assertServes(daemon);
+  const before = rssMib(daemon);
+  const raws = await Promise.all(Array.from({ length: 200 }, () => daemon.raw()));
+  await assertServes(daemon);
+  ok(rssMib(daemon) - before < 20, `grew by ${rssMib(daemon) - before} MiB`);
+  for (const { socket } of raws) socket.destroy();
+});
+
+scenario(
+  "a subscriber that never reads loses events, is told how many, and costs little",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const client = await daemon.connect();
+    const raw = await daemon.raw();
+    await raw.ask(call("subscribe"));
+    raw.socket.pause();
+    const long = "x".repeat(50_000);
+    const before = rssMib(daemon);
+    for (let count = 0; count < 300; count++) {
+      const { id } = await client.spawn({ command: ["true", long] });
+      await client.wait({ id });
+    }
+    ok(rssMib(daemon) - before < 60, `grew by ${rssMib(daemon) - before} MiB`);
+    raw.socket.resume();
+    let events = 0;
+    for (;;) {
+      const { params } = await raw.next();
+      if (params?.["event"] === "dropped") {
+        is(events + Number(params["count"]), 600);
+        return;
+      }
+      events += 1;
+    }
+  },
+);
+
+scenario(
+  "connections past the limit are refused in a sentence, and free places are used",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const sockets = Array.from({ length: limits.connections }, () => connect(daemon.socket));
+    scene.after(() => {
+      for (const socket of sockets) socket.destroy();
+    });
+    await Promise.all(sockets.map((socket) => new Promise((go) => socket.once("connect", go))));
+    sockets[0]?.write(info);
+    await new Promise((go) => sockets[0]?.once("data", go));
+    const refused = await daemon.raw();
+    const { error } = await refused.next();
+    equal([error?.code, error?.data?.["limit"]], [-32006, "connections"]);
+    await refused.ended;
+    sockets[1]?.destroy();
+    await until("there is a place again", async () => {
+      const raw = await daemon.raw();
+      return raw.ask(call("info")).then(
+        (reply) => reply.result !== undefined,
+        () => false,
+      );
+    });
+  },
+);
+
+scenario("more calls than may be in flight are all answered, in their time", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const raw = await daemon.raw();
+  const waits = limits.callsInFlight + 200;
+  for (let n = 0; n < waits; n++) raw.write(`${JSON.stringify(call("wait", { id }, n))}\n`);
+  await assertServes(daemon);
+  await client.terminate({ id });
+  const ids = new Set<unknown>();
+  for (let n = 0; n < waits; n++) ids.add((await raw.next()).id);
+  is(ids.size, waits);
+});

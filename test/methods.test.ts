@@ -1,0 +1,326 @@
+// What the other methods promise, each seen in the kernel or in the files.
+
+import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { equal, is, ok } from "uvu/assert";
+import type { Client, Event } from "../client/client.js";
+import { Refusal } from "../client/wire.js";
+import { programs, startDaemon } from "./daemon.js";
+import { isAlive, scenario, until } from "./scenario.js";
+
+async function startForking(client: Client) {
+  const { id, pid } = await client.spawn({ command: [join(programs, "forks-child.sh")] });
+  const text = await until("ready", async () => {
+    const slice = await client.logs({ id });
+    return slice.text.endsWith("\n") && slice.text;
+  });
+  return { id, pid: pid ?? 0, child: Number(text.split(" ")[1]) };
+}
+
+async function kindOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => "no refusal",
+    (error: unknown) => (error instanceof Refusal ? error.kind : String(error)),
+  );
+}
+
+scenario("status lists the living members as the kernel has them", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id, pid, child } = await startForking(client);
+  const { members } = await client.status({ id });
+  equal(
+    members.map((one) => [one.pid, one.ppid]),
+    [
+      [pid, members[0]?.ppid],
+      [child, pid],
+    ],
+  );
+  is(members[1]?.command, "sleep 1000");
+  process.kill(child, "SIGKILL");
+  await until("one member is left", async () => (await client.status({ id })).members.length <= 1);
+});
+
+scenario("pause stops every member where it stands, resume lets it go on", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await startForking(client);
+  const states = async () => (await client.status({ id })).members.map(({ state }) => state);
+  is((await client.pause({ id })).status, "running");
+  await until("both are stopped", async () => (await states()).join() === "T,T");
+  await client.resume({ id });
+  await until("both go on", async () => (await states()).join() === "S,S");
+});
+
+scenario("a signal goes to the leader alone, or to every member", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const one = await startForking(client);
+  equal(await client.signal({ id: one.id, signal: "SIGSTOP" }), { signaled: 1 });
+  await until("the leader is stopped", async () => {
+    return (await client.status({ id: one.id })).members.map(({ state }) => state).join() === "T,S";
+  });
+  equal(await client.signal({ id: one.id, signal: "SIGKILL", to: "tree" }), { signaled: 2 });
+  const { process } = await client.wait({ id: one.id });
+  equal([process.status, process.signal, isAlive(one.child)], ["exited", "SIGKILL", false]);
+});
+
+scenario("who is not there any more is neither signalled nor paused", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["true"] });
+  await client.wait({ id });
+  is(await kindOf(client.signal({ id, signal: "SIGHUP" })), "already_terminated");
+  is(await kindOf(client.pause({ id })), "already_terminated");
+  is(await kindOf(client.usage({ id })), "already_terminated");
+  is(await kindOf(client.status({ pid: 2 ** 31 - 1 })), "process_not_found");
+  is(await kindOf(client.status({ id: "p000000000000" })), "process_not_found");
+  is(await kindOf(client.wait({ name: "nobody" })), "process_not_found");
+});
+
+scenario("list holds the living, and the ended ones when asked", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const alive = await client.spawn({ command: ["sleep", "1000"] });
+  const ended = await client.spawn({ command: ["false"] });
+  await client.wait({ id: ended.id });
+  const ids = async (params: Parameters<Client["list"]>[0]) =>
+    (await client.list(params)).processes.map(({ id }) => id);
+  equal(await ids({}), [alive.id]);
+  equal(await ids({ all: true }), [alive.id, ended.id]);
+  equal(await ids({ status: "exited" }), [ended.id]);
+  equal(await ids({ status: "lost" }), []);
+  equal(await ids({ all: true, after: alive.id }), [ended.id]);
+});
+
+scenario("a list longer than a line comes in pages that leave nothing out", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const long = "x".repeat(100_000);
+  const spawned = await Promise.all(
+    Array.from({ length: 20 }, () => client.spawn({ command: ["true", long] })),
+  );
+  const ids: string[] = [];
+  let pages = 0;
+  let after: string | null = null;
+  do {
+    const page: Awaited<ReturnType<Client["list"]>> = await client.list(
+      after === null ? { all: true } : { all: true, after },
+    );
+    ids.push(...page.processes.map(({ id }) => id));
+    after = page.next;
+    pages += 1;
+  } while (after !== null);
+  ok(pages > 1);
+  equal(
+    ids,
+    spawned.map(({ id }) => id),
+  );
+});
+
+scenario("wait answers at the end, or when its time is over", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const early = await client.wait({ id, timeoutMs: 10 });
+  equal([early.ended, early.process.status], [false, "running"]);
+  const waiting = client.wait({ id });
+  await client.terminate({ id });
+  equal([(await waiting).ended, (await waiting).process.status], [true, "terminated"]);
+  is((await client.wait({ id, timeoutMs: 0 })).ended, true);
+});
+
+scenario("exit codes and signals are the kernel's", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const endOf = async (script: string) => {
+    const { id } = await client.spawn({ command: ["sh", "-c", script] });
+    const { process } = await client.wait({ id });
+    return [process.status, process.exitCode, process.signal];
+  };
+  equal(await endOf("exit 0"), ["exited", 0, null]);
+  equal(await endOf("exit 255"), ["exited", 255, null]);
+  equal(await endOf("kill -SEGV $$"), ["exited", null, "SIGSEGV"]);
+});
+
+scenario("logs are read by offset, to the byte, and by last lines", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const script = 'printf "one\\ntwo\\nthr\\303\\251\\n"; printf "err" >&2';
+  const { id } = await client.spawn({ command: ["sh", "-c", script] });
+  await client.wait({ id });
+  const whole = { text: "one\ntwo\nthré\n", from: 0, next: 14, oldest: 0, ended: true };
+  equal(await client.logs({ id }), whole);
+  equal(await client.logs({ id, from: 4, maxBytes: 4 }), {
+    text: "two\n",
+    from: 4,
+    next: 8,
+    oldest: 0,
+    ended: false,
+  });
+  // The cut would fall into the middle of é: it is left for the next read.
+  const cut = await client.logs({ id, from: 8, maxBytes: 4 });
+  equal([cut.text, cut.next], ["thr", 11]);
+  equal((await client.logs({ id, from: cut.next })).text, "é\n");
+  equal((await client.logs({ id, tailLines: 1 })).text, "thré\n");
+  equal((await client.logs({ id, tailLines: 2 })).from, 4);
+  equal((await client.logs({ id, tailLines: 99 })).from, 0);
+  equal((await client.logs({ id, tailLines: 0 })).text, "");
+  equal((await client.logs({ id, stream: "stderr" })).text, "err");
+  equal((await client.logs({ id, from: 1_000_000 })).next, 14);
+});
+
+scenario("bytes that are no text come through as such, with true offsets", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["sh", "-c", 'printf "a\\377\\000b\\303"'] });
+  await client.wait({ id });
+  const { text, next, ended } = await client.logs({ id });
+  equal([text, next, ended], ["a\ufffd\0b\ufffd", 5, true]);
+});
+
+scenario("merged output keeps its order in one stream, null output has none", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const command = ["sh", "-c", "echo 1; echo 2 >&2; echo 3"];
+  const merged = await client.spawn({ command, output: "merged" });
+  const none = await client.spawn({ command, output: "null" });
+  await client.wait({ id: merged.id });
+  await client.wait({ id: none.id });
+  is((await client.logs({ id: merged.id })).text, "1\n2\n3\n");
+  is((await client.logs({ id: merged.id, stream: "stderr" })).text, "");
+  equal(await client.logs({ id: none.id }), { text: "", from: 0, next: 0, oldest: 0, ended: true });
+});
+
+scenario("the last lines of a large file are found without reading it all", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["sh", "-c", "seq 1 1000000"] });
+  await client.wait({ id });
+  is((await client.logs({ id, tailLines: 2 })).text, "999999\n1000000\n");
+  const many = await client.logs({ id, tailLines: 100_000, maxBytes: 1024 });
+  ok(many.text.startsWith("900001\n900002\n"));
+});
+
+scenario("usage measures the leader and the tree while it runs", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const busy = ["sh", "-c", "sh -c 'while :; do :; done' & while :; do :; done"];
+  const { id, pid } = await client.spawn({ command: busy });
+  const { id: idle } = await client.spawn({ command: ["sleep", "1000"] });
+  const [one, two] = await Promise.all([client.usage({ id }), client.usage({ id: idle })]);
+  equal([one.pid, one.tree.members, two.tree.members], [pid, 2, 1]);
+  ok((one.leader?.cpuPercent ?? 0) > 1, "a busy loop shows");
+  ok(one.tree.cpuPercent > (one.leader?.cpuPercent ?? 0), "the tree counts its child");
+  is(two.leader?.cpuPercent, 0);
+  ok(two.tree.rssBytes > 100_000);
+});
+
+scenario("a thousand usage calls leave no descriptor behind", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const descriptors = () => readdirSync(`/proc/${daemon.pid}/fd`).length;
+  await client.info({});
+  const before = descriptors();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  await Promise.all(Array.from({ length: 1_000 }, () => client.usage({ id })));
+  await client.terminate({ id });
+  await until("pidusage has let go", () => descriptors() <= before, 12_000);
+});
+
+scenario("a subscriber hears every change of status, of one process or of all", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const events: Event[] = [];
+  client.onEvent((event) => events.push(event));
+  const { subscription } = await client.subscribe({});
+  const first = await client.spawn({ command: ["sleep", "1000"] });
+  await client.subscribe({ id: first.id });
+  const second = await client.spawn({ command: ["true"] });
+  await client.wait({ id: second.id });
+  await client.terminate({ id: first.id });
+  const heard = (wanted: string, id: string) =>
+    events.flatMap((event) =>
+      event.event === "status" && event.subscription === wanted && event.process.id === id
+        ? [event.process.status]
+        : [],
+    );
+  await until("the last change is heard", () => heard(subscription, first.id).length === 3);
+  equal(heard(subscription, first.id), ["running", "stopping", "terminated"]);
+  equal(heard(subscription, second.id), ["running", "exited"]);
+  const other = events.map((event) => event.subscription).find((id) => id !== subscription) ?? "";
+  equal(heard(other, first.id), ["stopping", "terminated"]);
+  equal(heard(other, second.id), []);
+  is((await client.unsubscribe({ subscription })).unsubscribed, true);
+  is((await client.unsubscribe({ subscription })).unsubscribed, false);
+  const { length } = events;
+  const third = await client.spawn({ command: ["true"] });
+  await client.wait({ id: third.id });
+  is(events.length, length);
+});
+
+scenario("a subscriber to output is sent all of it, by offset", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const gate = join(scene.folder, "gate");
+  const script = `until [ -e ${gate} ]; do sleep 0.01; done; seq 1 20000; echo end >&2`;
+  const { id } = await client.spawn({ command: ["sh", "-c", script] });
+  const texts = { stdout: "", stderr: "" };
+  client.onEvent((event) => {
+    if (event.event !== "output") return;
+    is(event.from, Buffer.byteLength(texts[event.stream]));
+    texts[event.stream] += event.text;
+  });
+  await client.subscribe({ id, output: true });
+  writeFileSync(gate, "");
+  const expected = Array.from({ length: 20_000 }, (_, at) => `${at + 1}\n`).join("");
+  await until("all is heard", () => texts.stdout.length === expected.length && texts.stderr !== "");
+  is(texts.stdout, expected);
+  is(texts.stderr, "end\n");
+});
+
+scenario(
+  "ended processes are kept up to a count, with their output, and then forgotten",
+  async (scene) => {
+    const config = join(scene.folder, "config.json");
+    writeFileSync(config, JSON.stringify({ historyCount: 2 }));
+    const daemon = await startDaemon(scene, { args: ["--config", config] });
+    const client = await daemon.connect();
+    const ids: string[] = [];
+    for (let count = 0; count < 4; count++) {
+      const { id } = await client.spawn({ command: ["echo", "hi"], name: `n${count}` });
+      await client.wait({ id });
+      ids.push(id);
+    }
+    equal(
+      (await client.list({ all: true })).processes.map(({ id }) => id),
+      ids.slice(2),
+    );
+    is(await kindOf(client.status({ id: ids[0] ?? "" })), "process_not_found");
+    is(await kindOf(client.status({ name: "n0" })), "process_not_found");
+    const files = () =>
+      readdirSync(join(daemon.state, "output")).filter((name) => !name.startsWith("."));
+    await until("the files of the forgotten are gone", () => files().length === 4);
+    ok(existsSync(join(daemon.state, "output", `${ids[3]}.stdout`)));
+  },
+);
+
+scenario("ended processes are forgotten when their age is over", async (scene) => {
+  const config = join(scene.folder, "config.json");
+  writeFileSync(config, JSON.stringify({ historyAgeMs: 50 }));
+  const client = await (await startDaemon(scene, { args: ["--config", config] })).connect();
+  const { id } = await client.spawn({ command: ["true"] });
+  await until(
+    "it is forgotten",
+    async () => (await kindOf(client.status({ id }))) === "process_not_found",
+  );
+});
+
+scenario("ended processes are kept up to a size", async (scene) => {
+  const config = join(scene.folder, "config.json");
+  writeFileSync(config, JSON.stringify({ historyBytes: 250_000 }));
+  const client = await (await startDaemon(scene, { args: ["--config", config] })).connect();
+  for (let count = 0; count < 4; count++) {
+    const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
+    await client.wait({ id });
+  }
+  is((await client.list({ all: true })).processes.length, 2);
+});
+
+scenario("info says what is in force", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const info = await client.info({});
+  equal([info.pid, info.wire, info.containment], [daemon.pid, 1, "group"]);
+  is(info.counts["running"], 1);
+  is(info.limits["lineBytes"], 1_048_576);
+  await client.terminate({ id });
+  is((await client.info({})).counts["terminated"], 1);
+});
