@@ -3,6 +3,7 @@
 import { closeSync, lstatSync, mkdirSync, openSync, renameSync, rmSync, unlinkSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
+import { limits } from "../client/wire.js";
 import { tryLock } from "./native.js";
 
 /** Something about this machine keeps the daemon from starting; the message names it and the fix. */
@@ -93,7 +94,8 @@ function bind(server: net.Server, path: string): Promise<void> {
     server.once("error", reject);
     // bind(2) happens within listen(), so the mode is right from the first moment.
     const umask = process.umask(0o177);
-    server.listen({ path }, () => {
+    // A burst of as many clients as are served at all must not meet EAGAIN. man 2 listen.
+    server.listen({ path, backlog: limits.connections }, () => {
       server.off("error", reject);
       resolve();
     });
