@@ -116,10 +116,12 @@ export async function openRaw(scene: Scene, path: string): Promise<Raw> {
   const lines: string[] = [];
   let wake = () => {};
   let over = false;
-  createInterface({ input: socket }).on("line", (line) => {
+  const reader = createInterface({ input: socket });
+  reader.on("line", (line) => {
     lines.push(line);
     wake();
   });
+  reader.on("error", () => socket.destroy());
   const ended = new Promise<void>((done) => {
     const end = () => {
       over = true;
