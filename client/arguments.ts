@@ -2,13 +2,41 @@
 // contract. Every refusal names what was typed and what would do.
 
 import { constants } from "node:os";
+import { resolve } from "node:path";
 import { InvalidArgumentError } from "commander";
-import { type Address, idPattern, limits, type Signal, signals } from "./wire.js";
+import { type Address, idPattern, limits, type Params, type Signal, signals } from "./wire.js";
 
 /** A number is a pid, an id is an id, everything else a name. */
 export function readTarget(typed: string): Address {
   if (/^[0-9]+$/.test(typed)) return { pid: Number(typed) };
   return idPattern.test(typed) ? { id: typed } : { name: typed };
+}
+
+/** Could be the beginning of an id: enough of it, and not all. */
+export function isIdPrefix(typed: string): boolean {
+  return /^p[0-9a-f]{2,11}$/.test(typed);
+}
+
+/** The options of `start`, as they are typed. */
+export type Start = {
+  name?: string;
+  cwd?: string;
+  env?: Record<string, string>;
+  clearEnv?: boolean;
+  user?: string;
+  stopSignal?: Signal;
+  grace?: number;
+  output?: "split" | "merged" | "null";
+  strays?: "end" | "keep";
+};
+
+/** What to spawn: this program's environment and folder, but for what the options say. */
+export function readStart(command: string[], options: Start): Params<"spawn"> {
+  const { name, cwd = ".", env, clearEnv, user, stopSignal, grace, output, strays } = options;
+  const given = { name, user, stopSignal, graceMs: grace, output, strays };
+  const set = Object.entries(given).filter(([, value]) => value !== undefined);
+  const own = clearEnv ? {} : (process.env as Record<string, string>);
+  return { command, ...Object.fromEntries(set), cwd: resolve(cwd), env: { ...own, ...env } };
 }
 
 const units: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
@@ -36,12 +64,7 @@ export function readSignal(typed: string): Signal {
 
 /** The first name of a signal number; undefined when Linux has no such signal. */
 function nameOf(number: number): Signal | undefined {
-  return signals.find((name) => signalNumber(name) === number);
-}
-
-/** man 7 signal. */
-export function signalNumber(name: Signal): number {
-  return constants.signals[name];
+  return signals.find((name) => constants.signals[name] === number);
 }
 
 /** `NAME=VALUE`, collected over repetitions of the option. */

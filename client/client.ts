@@ -1,7 +1,7 @@
 // The client library: one connection, typed calls, events. It depends on the contract and on Node
 // only; nothing of the daemon is imported, so that any program can carry it.
 
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import net from "node:net";
 import { JSONRPCClient, JSONRPCErrorException, type JSONRPCResponse } from "json-rpc-2.0";
 import { createLineReader, type LineReader } from "./lines.js";
@@ -14,6 +14,7 @@ import {
   type Method,
   methods,
   type Params,
+  type Process,
   Refusal,
   type Result,
 } from "./wire.js";
@@ -23,6 +24,8 @@ export { type Address, type Event, type Kind, type Process, Refusal, type Status
 /** No daemon could be reached, or the connection ended while a call was pending; the message says why. */
 export class Disconnected extends Error {
   override readonly name = "Disconnected";
+  /** Beside the kinds of `Refusal`, so that callers can branch on one word. */
+  readonly kind = "disconnected";
 }
 
 type Calls = { [M in Exclude<Method, "rpc.discover">]: (params: Params<M>) => Promise<Result<M>> };
@@ -49,11 +52,7 @@ type Line = { socket: net.Socket; reader: LineReader; pending: Pending };
  * socket, whether it exists, whether anything listens, and what to do.
  */
 export async function connect(options: { socket?: string } = {}): Promise<Client> {
-  const path = options.socket ?? process.env["PROCSUP_SOCKET"] ?? defaultSocket(process.env);
-  if (path === null) {
-    throw new Disconnected("XDG_RUNTIME_DIR is not set: name the socket with PROCSUP_SOCKET");
-  }
-  const socket = await open(path);
+  const socket = await open(socketPath(options.socket));
   const listeners = new Set<(event: Event) => void>();
   const pending: Pending = {
     rpc: new JSONRPCClient((payload) => void socket.write(`${JSON.stringify(payload)}\n`)),
@@ -62,8 +61,8 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
   };
   const line: Line = { socket, reader: createLineReader(REPLY_BYTES), pending };
   socket.on("data", (chunk) => receive(chunk, line, listeners));
-  socket.on("error", (error) => fail(pending, `the connection broke: ${error.message}`));
-  socket.on("close", () => fail(pending, "the daemon closed the connection"));
+  socket.on("error", (error) => fail(pending, reasonOf(error)));
+  socket.on("close", () => fail(pending, CLOSED));
   socket.unref();
 
   const call: Client["call"] = (method, params) => request(line, method, params);
@@ -81,12 +80,28 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
   };
 }
 
+/** The processes of all pages of `list`. */
+export async function listAll(client: Client, params: Params<"list">): Promise<Process[]> {
+  const { processes, next } = await client.list(params);
+  return next === null
+    ? processes
+    : [...processes, ...(await listAll(client, { ...params, after: next }))];
+}
+
 function createCalls(call: Client["call"]): Calls {
   const names = (Object.keys(methods) as Method[]).filter((name) => name !== "rpc.discover");
   const plain = names.map((name) => [name, (params: Params<typeof name>) => call(name, params)]);
   // Each entry is built from the very name that types it.
   const calls = Object.fromEntries(plain) as Calls;
   return { ...calls, spawn: (params) => call("spawn", { ...ownSurroundings(), ...params }) };
+}
+
+/** What was named, else what the environment names; set to nothing, that counts as not set. */
+function socketPath(named: string | undefined): string {
+  const path = named ?? (process.env["PROCSUP_SOCKET"] || defaultSocket(process.env));
+  if (path !== null && path !== "") return path;
+  const unset = path === null ? "XDG_RUNTIME_DIR is not set" : "its path is empty";
+  throw new Disconnected(`Which socket? ${unset}: name it with --socket or PROCSUP_SOCKET`);
 }
 
 /** A command runs where and as its caller stands, unless the caller says otherwise. */
@@ -97,10 +112,20 @@ function ownSurroundings(): { cwd: string; env: Record<string, string> } {
   return { cwd: process.cwd(), env: Object.fromEntries(set) };
 }
 
+/** sun_path of unix(7) without its NUL; Node 20 cuts a longer path off and connects to what is left. */
+const PATH_BYTES = 107;
+
 function open(path: string): Promise<net.Socket> {
   return new Promise((resolve, reject) => {
+    if (Buffer.byteLength(path) > PATH_BYTES) {
+      const why = `a socket's path has at most ${PATH_BYTES} bytes; name a shorter one`;
+      reject(new Disconnected(`Cannot connect to ${path}: ${why}`));
+      return;
+    }
     const socket = net.connect({ path });
-    const refuse = (error: NodeJS.ErrnoException) => reject(cannotConnect(path, error));
+    const refuse = (cause: NodeJS.ErrnoException) => {
+      reject(new Disconnected(`Cannot connect to ${path}: ${whyNot(path, cause)}`, { cause }));
+    };
     socket.once("error", refuse);
     socket.once("connect", () => {
       socket.off("error", refuse);
@@ -109,17 +134,24 @@ function open(path: string): Promise<net.Socket> {
   });
 }
 
-function cannotConnect(path: string, cause: NodeJS.ErrnoException): Disconnected {
-  const reasons: Record<string, string> = {
-    ENOENT: existsSync(path)
-      ? "it came and went"
-      : "it does not exist; start the daemon (npm start, or systemctl start procsup)",
-    ECONNREFUSED: "it exists, but nothing listens on it; start the daemon again",
-    EACCES: "it exists, but this user may not use it; ask its owner, or use your own daemon",
-    ENOTSOCK: "it exists, but is no socket; name the right one with --socket or PROCSUP_SOCKET",
-  };
-  const why = reasons[cause.code ?? ""] ?? `${cause.message}`;
-  return new Disconnected(`Cannot connect to ${path}: ${why}`, { cause });
+/** What is there, and what to do about it. */
+function whyNot(path: string, { code, message }: NodeJS.ErrnoException): string {
+  switch (code) {
+    case "ENOENT":
+      return "it does not exist; start the daemon (npm start, or systemctl start procsup)";
+    case "ECONNREFUSED": // also for what is no socket at all: man 2 connect
+      return statSync(path, { throwIfNoEntry: false })?.isSocket() === false
+        ? "it exists, but is no socket; name the right one with --socket or PROCSUP_SOCKET"
+        : "it exists, but nothing listens on it; start the daemon again";
+    case "EACCES":
+      return existsSync(path)
+        ? "it exists, but this user may not use it; join its group, or use a daemon of your own"
+        : "this user may not look into its folder; use a daemon of your own";
+    case "EAGAIN": // the queue of connections not yet accepted is full: man 2 connect
+      return "it exists, but too many wait to be let in; try again";
+    default:
+      return message;
+  }
 }
 
 async function request<M extends Method>(
@@ -186,21 +218,37 @@ function deliver(
   pending: Pending,
   listeners: Iterable<(event: Event) => void>,
 ): void {
-  if ("params" in message) for (const listener of listeners) listener(message.params);
-  else if (message.id !== null) pending.rpc.receive(message);
+  if ("method" in message) {
+    if (message.method === "event") for (const listener of listeners) listener(message.params);
+  } else if (message.id !== null) pending.rpc.receive(message);
   else fail(pending, `the daemon refused what was sent: ${message.error?.message}`);
 }
 
-type Message = JSONRPCResponse | { params: Event };
+type Message = JSONRPCResponse | { method: string; params: Event };
 
-/** Trusted to be of the contract once it is JSON at all: the socket was chosen by path. */
 function parse(text: string): Message | null {
   try {
     const message: unknown = JSON.parse(text);
-    return message !== null && typeof message === "object" ? (message as Message) : null;
+    return isMessage(message) ? message : null;
   } catch {
     return null; // no JSON: the caller says what that means
   }
+}
+
+/** A notification or a response. What is in them is trusted: the socket was chosen by its path. */
+function isMessage(message: unknown): message is Message {
+  if (message === null || typeof message !== "object") return false;
+  const hasId = "id" in message;
+  if ("method" in message) return !hasId && "params" in message && message.params !== null;
+  return hasId && ("result" in message || "error" in message);
+}
+
+const CLOSED = "the daemon closed the connection";
+
+/** Closed with something unread or unwritten on it, it is still only closed. man 7 unix. */
+function reasonOf({ code, message }: NodeJS.ErrnoException): string {
+  const isClosed = code === "ECONNRESET" || code === "EPIPE";
+  return isClosed ? CLOSED : `the connection broke: ${message}`;
 }
 
 /** Every pending call fails with the reason, and so does every later one. */

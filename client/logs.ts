@@ -23,12 +23,12 @@ export async function showLogs(
   const read = await Promise.all(
     streams.map(async (stream) => {
       const texts: string[] = [];
-      const write = (text: string) => {
+      const write = async (text: string) => {
         if (options.json) texts.push(text);
-        else process[stream].write(text);
+        else await print(stream, text);
       };
       const done = await readStream(client, { ...address, stream }, options.lines, news, write);
-      return [stream, { text: texts.join(""), ...done }] satisfies [Stream, Document];
+      return [stream, { ...done, text: texts.join("") }] satisfies [Stream, Document];
     }),
   );
   news?.close();
@@ -40,18 +40,25 @@ async function readStream(
   source: Address & { stream: Stream },
   lines: number | undefined,
   news: News | null,
-  write: (text: string) => void,
+  write: (text: string) => Promise<void>,
 ): Promise<Read> {
+  // Who does not follow reads to where the end was: a process may write faster than it can be read.
+  const end = news === null ? (await client.logs({ ...source, tailLines: 0 })).next : Infinity;
   let heard = news?.count() ?? 0;
   let slice = await client.logs(lines === undefined ? source : { ...source, tailLines: lines });
   const { from } = slice;
   for (;;) {
-    write(slice.text);
+    await write(slice.text);
     const isDry = slice.text === "";
-    if (slice.ended || (isDry && news === null)) return { ...slice, from };
+    if (slice.ended || slice.next >= end || (isDry && news === null)) return { ...slice, from };
     if (isDry) heard = (await news?.after(heard)) ?? heard;
     slice = await client.logs({ ...source, from: slice.next });
   }
+}
+
+/** Resolves when the text is on its way: a slow reader is waited for, not buffered for. */
+function print(stream: Stream, text: string): Promise<void> {
+  return new Promise((done) => void process[stream].write(text, () => done()));
 }
 
 type News = { count(): number; after(heard: number): Promise<number>; close(): void };
@@ -65,17 +72,17 @@ async function listen(client: Client, address: Address): Promise<News> {
     for (const each of wake) each();
     wake = [];
   };
-  const off = client.onEvent(hear);
+  const close = client.onEvent(hear);
   await client.subscribe({ ...address, output: true });
   // A pending call keeps this program alive, and is the last word when the process ends. Should it
   // fail, so does the next reading call, and that one is reported.
-  const ended = client.wait(address).then(hear, hear);
+  client.wait(address).then(hear, hear);
   return {
     count: () => count,
     async after(heard) {
-      if (count === heard) await Promise.race([new Promise<void>((go) => wake.push(go)), ended]);
+      if (count === heard) await new Promise<void>((go) => wake.push(go));
       return count;
     },
-    close: off,
+    close,
   };
 }

@@ -1,20 +1,72 @@
-// How answers look to people: lines and aligned columns, free of whatever control characters a
-// command or a name may hold.
+// How answers look from outside: exit codes for shells, documents for programs, lines and aligned columns
+// for people, free of whatever control characters a command or a name may hold.
 
-import type { Process, Result } from "./wire.js";
+import { constants } from "node:os";
+import { type Kind, type Process, Refusal, type Result, type Signal } from "./wire.js";
+
+export const exitCodes = {
+  /** What was typed does not fit. */
+  usage: 2,
+  /** `status` of a process that has ended. LSB, as the next two. */
+  ended: 3,
+  /** `wait --timeout`, as with timeout(1). */
+  timedOut: 124,
+  /** Of procsup itself, where codes are passed on or spoken for. As env(1), timeout(1) and others. */
+  ownFailure: 125,
+} as const;
+
+/** 4: unknown, 7: not running. LSB. */
+const refusalCodes: Partial<Record<Kind, number>> = {
+  invalid_params: exitCodes.usage,
+  process_not_found: 4,
+  already_terminated: 7,
+};
+
+export function codeOf(error: unknown): number {
+  return error instanceof Refusal ? (refusalCodes[error.kind] ?? 1) : 1;
+}
+
+/** 127: not found, 126: found but cannot be run, 125: everything else. POSIX, 2.8.2. */
+export function startCode(error: unknown): number {
+  if (!(error instanceof Refusal) || error.kind !== "spawn_failed") return exitCodes.ownFailure;
+  const { stage, errno } = error.facts;
+  if (stage === "command") return errno === "ENOENT" ? 127 : 126;
+  return stage === "interpreter" || stage === "exec" ? 126 : exitCodes.ownFailure;
+}
+
+/** Its own, 128 + N for signal N, 125 when nobody knows. */
+export function codeOfProcess({ exitCode, signal }: Process): number {
+  if (signal !== null) return 128 + constants.signals[signal];
+  return exitCode ?? exitCodes.ownFailure;
+}
+
+/** One document, on lines of its own. */
+export function jsonText(document: unknown): string {
+  return `${JSON.stringify(document, null, 2)}\n`;
+}
+
+/** A refusal, a lost connection or whatever else was thrown, as a document. */
+export function errorJson(error: unknown): unknown {
+  const { kind = "internal_error", message, facts } = error as Partial<Refusal>;
+  return { error: { kind, message, ...facts } };
+}
+
+export function errorText(error: unknown): string {
+  return `procsup: ${clean((error as Error).message)}\n`;
+}
 
 /** Control characters as `?`: what a process is called must not steer a terminal. */
 function clean(text: string): string {
-  return text.replace(/[\p{Cc}\u2028\u2029]/gu, "?");
+  return text.replace(/[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu, "?");
 }
 
 /** Aligned columns, two spaces apart; the last one runs free. */
 function columns(rows: readonly (readonly string[])[]): string {
-  const widths = (rows[0] ?? []).map((_, at) =>
-    Math.max(...rows.map((row) => row[at]?.length ?? 0)),
-  );
+  const widths = (rows[0] ?? [])
+    .slice(0, -1)
+    .map((_, at) => Math.max(...rows.map((row) => row[at]?.length ?? 0)));
   const lines = rows.map((row) => row.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join("  "));
-  return lines.map((line) => `${line.trimEnd()}\n`).join("");
+  return lines.map((line) => `${line}\n`).join("");
 }
 
 /** `12 s`, `3 min`, `5 h`, `2 d` since a timestamp, to the unit that tells most. */
@@ -78,12 +130,28 @@ export function statusText(status: Result<"status">): string {
   return `${columns(known)}\n${columns([["PID", "PPID", "STATE", "COMMAND"], ...rows])}`;
 }
 
-export function terminatedText(result: Result<"terminate">): string {
-  const { message, pid, status, ended, forced, durationMs } = result;
-  if (status === "stopping") return `${message}: PID ${pid}\n`;
-  const members = ended === 1 ? "1 member" : `${ended} members`;
-  const how = forced ? "KILL was needed" : "gracefully";
-  return `${message}: PID ${pid} (${members}, ${how}, ${durationMs} ms)\n`;
+export function terminatedText(results: readonly Result<"terminate">[]): string {
+  const lines = results.map(({ message, pid, status, ended, forced, durationMs }) => {
+    if (status === "stopping") return `${message}: PID ${pid}\n`;
+    const how = forced ? "KILL was needed" : "gracefully";
+    return `${message}: PID ${pid} (${count(ended)}, ${how}, ${durationMs} ms)\n`;
+  });
+  return lines.join("");
+}
+
+export function signaledText(
+  signal: Signal,
+  results: readonly Result<"signal">[],
+  targets: readonly string[],
+): string {
+  const lines = results.map(
+    ({ signaled }, at) => `${signal} sent to ${targets[at]} (${count(signaled)})\n`,
+  );
+  return lines.join("");
+}
+
+function count(members: number): string {
+  return members === 1 ? "1 member" : `${members} members`;
 }
 
 export function usageTable(usages: readonly Result<"usage">[]): string {

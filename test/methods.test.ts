@@ -35,7 +35,9 @@ scenario("status lists the living members as the kernel has them", async (scene)
       [child, pid],
     ],
   );
-  is(members[1]?.command, "sleep 1000");
+  await until("the child has called exec", async () => {
+    return (await client.status({ id })).members[1]?.command === "sleep 1000";
+  });
   process.kill(child, "SIGKILL");
   await until("one member is left", async () => (await client.status({ id })).members.length <= 1);
 });

@@ -1,0 +1,83 @@
+// What scenarios of the CLI stand on: the bundle as it ships, set on a daemon of the scenario's own.
+
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { closeSync, openSync, writeSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { Client, Process } from "../client/client.js";
+import { type Daemon, programs, startDaemon } from "./daemon.js";
+import { type Scene, until } from "./scenario.js";
+
+export const cliFile = resolve(import.meta.dirname, "../procsup.cjs");
+
+/** Runs for longer than any scenario. */
+export const sleep = ["sleep", "1000"];
+
+/** All that a command said, and its exit code. */
+export type Said = { code: number | null; out: string; err: string };
+
+type Place = { env?: NodeJS.ProcessEnv; uid?: number; file?: string; stdout?: number };
+
+/** Run the CLI in the scenario's folder. */
+export function runCli(scene: Scene, args: string[], place: Place = {}) {
+  const { file = cliFile, env, stdout = "pipe", ...rest } = place;
+  const child = spawn(process.execPath, [file, ...args], {
+    ...rest,
+    cwd: scene.folder,
+    env: { PATH: process.env["PATH"], ...env },
+    stdio: ["ignore", stdout, "pipe"],
+  });
+  return { child, ...listenTo(child) };
+}
+
+/** What a command said so far, and once it has exited. */
+export function listenTo(child: ChildProcess): { soFar: Said; said: Promise<Said> } {
+  const soFar: Said = { code: null, out: "", err: "" };
+  child.stdout?.setEncoding("utf8").on("data", (text: string) => {
+    soFar.out += text;
+  });
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+    soFar.err += text;
+  });
+  const said = new Promise<Said>((done) => {
+    child.once("close", (code) => done({ ...soFar, code }));
+  });
+  return { soFar, said };
+}
+
+export type Desk = {
+  daemon: Daemon;
+  client: Client;
+  env: NodeJS.ProcessEnv;
+  /** Run one command against the daemon. */
+  cli(...args: string[]): Promise<Said>;
+};
+
+/** A daemon, a connection to it, and the CLI set on it. */
+export async function setUp(scene: Scene): Promise<Desk> {
+  const daemon = await startDaemon(scene);
+  const env = { PROCSUP_SOCKET: daemon.socket, MARK: "of the caller" };
+  const cli = (...args: string[]) => runCli(scene, args, { env }).said;
+  return { daemon, client: await daemon.connect(), cli, env };
+}
+
+/** Start a test program and wait for its first word. */
+export async function start(client: Client, argv: string[], more: object = {}): Promise<Process> {
+  const [program = "", ...args] = argv;
+  const started = await client.spawn({ command: [join(programs, program), ...args], ...more });
+  await until("ready", async () => (await client.logs({ id: started.id })).text !== "");
+  return started;
+}
+
+/** A pipe that a program reads from before it goes on. */
+export function createLatch(scene: Scene): { path: string; open(): void } {
+  const path = join(scene.folder, "latch");
+  execFileSync("sh", ["-c", 'mkfifo "$1"', "sh", path]);
+  const fd = openSync(path, "r+");
+  scene.after(() => closeSync(fd));
+  return { path, open: () => void writeSync(fd, "go\n") };
+}
+
+/** The document that a command printed with --json. */
+export function documentOf(said: Said): Record<string, unknown> {
+  return JSON.parse(said.out) as Record<string, unknown>;
+}

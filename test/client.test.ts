@@ -1,0 +1,312 @@
+import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import net from "node:net";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { equal, is, match, ok } from "uvu/assert";
+import { type Client, connect, Disconnected, type Event, Refusal } from "../client/client.js";
+import { limits } from "../client/wire.js";
+import { createLatch } from "./cli.js";
+import { programs, startDaemon } from "./daemon.js";
+import { type Scene, scenario, until } from "./scenario.js";
+
+async function refusal(promise: Promise<unknown>): Promise<Refusal> {
+  const reason = await reasonOf(promise);
+  ok(reason instanceof Refusal, String(reason));
+  return reason;
+}
+
+async function disconnection(promise: Promise<unknown>): Promise<Disconnected> {
+  const reason = await reasonOf(promise);
+  ok(reason instanceof Disconnected, String(reason));
+  return reason;
+}
+
+function reasonOf(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => "it was answered",
+    (error: unknown) => error,
+  );
+}
+
+/** A process that writes its command's output and ends. */
+async function outputOf(client: Client, params: Parameters<Client["spawn"]>[0]): Promise<string> {
+  const { id } = await client.spawn(params);
+  await client.wait({ id });
+  return (await client.logs({ id })).text;
+}
+
+/** A program that carries the client library: an ES module with `connect` at hand. */
+function runProgram(scene: Scene, lines: string[], env: Record<string, string>) {
+  const library = pathToFileURL(join(import.meta.dirname, "../client/client.js")).href;
+  const file = join(scene.folder, `program${Math.random()}.mjs`);
+  writeFileSync(file, [`import { connect } from ${JSON.stringify(library)};`, ...lines].join("\n"));
+  const child = spawn(process.execPath, [file], {
+    cwd: scene.folder,
+    env: { PATH: process.env["PATH"] ?? "", ...env },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  scene.after(() => void child.kill("SIGKILL"));
+  const program = { child, output: "" };
+  child.stdout.on("data", (chunk) => {
+    program.output += String(chunk);
+  });
+  const ended = new Promise<number | null>((done) => child.once("close", done));
+  return Object.assign(program, { ended });
+}
+
+// --- calls ----------------------------------------------------------------------------------
+
+scenario("a spawned command has its caller's folder and environment", async (scene) => {
+  const { socket, connect: open } = await startDaemon(scene);
+  const env = { PROCSUP_SOCKET: socket, OWN: "a=b", EMPTY: "" };
+  const program = runProgram(
+    scene,
+    [
+      "const client = await connect();",
+      'for (const command of [["pwd"], ["env"]]) await client.spawn({ command });',
+    ],
+    env,
+  );
+  is(await program.ended, 0);
+  const client = await open();
+  const { processes } = await client.list({ all: true });
+  for (const { id } of processes) await client.wait({ id });
+  const [pwd, all] = await Promise.all(
+    processes.map(async ({ id }) => (await client.logs({ id })).text),
+  );
+  is(pwd, `${scene.folder}\n`);
+  const mark = `PROCSUP_ID=${processes[1]?.id}`;
+  const own = Object.entries({ ...env, PATH: process.env["PATH"] });
+  equal(all?.trim().split("\n").sort(), [mark, ...own.map((entry) => entry.join("="))].sort());
+});
+
+scenario("what the caller says of folder and environment is exactly what counts", async (scene) => {
+  const { socket, connect: open } = await startDaemon(scene);
+  const client = await open();
+  is(await outputOf(client, { command: ["pwd"], cwd: "/usr" }), "/usr\n");
+  const env = (await outputOf(client, { command: ["env"], env: { ONLY: "this" } })).trim();
+  const [first, second, third] = env.split("\n").sort();
+  equal([first, third], ["ONLY=this", `PROCSUP_SOCKET=${socket}`]);
+  match(second ?? "", /^PROCSUP_ID=p[0-9a-f]{12}$/);
+  is(env.split("\n").length, 3);
+});
+
+scenario("a refusal comes with its kind and its facts", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const unknown = await refusal(client.status({ name: "nobody" }));
+  equal([unknown.kind, unknown.facts], ["process_not_found", { name: "nobody" }]);
+  is(unknown.message, "Process not found: name nobody");
+  const holder = await client.spawn({ command: ["sleep", "1000"], name: "web" });
+  const taken = await refusal(client.spawn({ command: ["true"], name: "web" }));
+  equal([taken.kind, taken.facts], ["name_taken", { holder }]);
+  const failed = await refusal(client.spawn({ command: ["no-such-command"] }));
+  equal([failed.kind, failed.facts["errno"]], ["spawn_failed", "ENOENT"]);
+  const invalid = await refusal(client.status({ pid: 0 }));
+  equal([invalid.kind, invalid.facts], ["invalid_params", { field: "pid" }]);
+  const method = await refusal(client.call("nonsense" as "info", {}));
+  is(method.kind, "method_not_found");
+});
+
+scenario("500 calls under way at once each get their own answer", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const lines = await client.spawn({ command: ["seq", "500"] });
+  await client.wait({ id: lines.id });
+  const order: number[] = [];
+  const ask = async (n: number) => {
+    if (n % 3 === 0) {
+      const { facts } = await refusal(client.status({ name: `n${n}` }));
+      equal(facts, { name: `n${n}` });
+    } else if (n % 3 === 1) {
+      is((await client.wait({ id, timeoutMs: (n * 7) % 60 })).process.id, id);
+    } else {
+      const { text } = await client.logs({ id: lines.id, tailLines: n });
+      equal([text.split("\n")[0], text.split("\n").length], [String(501 - n), n + 1]);
+    }
+    order.push(n);
+  };
+  const numbers = Array.from({ length: 500 }, (_, at) => at);
+  await Promise.all(numbers.map(ask));
+  is(order.length, 500);
+  ok(
+    order.some((n, at) => n < (order[at - 1] ?? 0)),
+    "answers came out of order",
+  );
+});
+
+scenario("a call longer than a line is refused here, one that just fits arrives", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const pending = client.wait({ id: (await client.spawn({ command: ["sleep", "1000"] })).id });
+  const ofLength = (length: number) => "x".repeat(length);
+  const most = limits.lineBytes - 256 - '{"name":""}'.length;
+  const long = await refusal(client.status({ name: ofLength(most + 1) }));
+  equal([long.kind, long.facts], ["invalid_request", { limit: "lineBytes" }]);
+  is((await refusal(client.status({ name: ofLength(most) }))).kind, "invalid_params");
+  const euros = "€".repeat(Math.ceil(limits.lineBytes / 3));
+  is((await refusal(client.status({ name: euros }))).kind, "invalid_request");
+  is((await client.list({})).processes.length, 1);
+  client.close();
+  await disconnection(pending);
+});
+
+// --- the end of a connection ----------------------------------------------------------------
+
+scenario("when the daemon is killed, pending calls fail and later ones at once", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
+  scene.after(() => void process.kill(pid ?? 0, "SIGKILL"));
+  const reasons = Promise.all(
+    [client.wait({ id }), client.wait({ id, timeoutMs: 60_000 })].map(disconnection),
+  );
+  is((await client.list({})).processes.length, 1);
+  daemon.child.kill("SIGKILL");
+  await daemon.exited;
+  for (const { message } of await reasons) match(message, /the daemon closed the connection/);
+  const late = disconnection(client.info({}));
+  const first = await Promise.race([late, new Promise((next) => setImmediate(next, "slow"))]);
+  match(String(first), /Disconnected: the daemon closed the connection/);
+});
+
+scenario("closing a connection fails what is pending on it, and may be repeated", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const pending = disconnection(client.wait({ id }));
+  client.close();
+  match((await pending).message, /closed by this program/);
+  client.close();
+  is((await disconnection(client.info({}))).kind, "disconnected");
+});
+
+scenario("a connection keeps no program alive once its calls are answered", async (scene) => {
+  const { socket } = await startDaemon(scene);
+  const program = runProgram(
+    scene,
+    [
+      "const client = await connect();",
+      "client.onEvent(() => {});",
+      "await Promise.all([client.subscribe({}), client.info({}), client.list({})]);",
+      'console.log("answered");',
+    ],
+    { PROCSUP_SOCKET: socket },
+  );
+  equal([await program.ended, program.output], [0, "answered\n"]);
+});
+
+scenario("a pending call keeps its program alive until it is answered", async (scene) => {
+  const { socket, connect: open } = await startDaemon(scene);
+  const client = await open();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const env = { PROCSUP_SOCKET: socket, ID: id };
+  const waiting = runProgram(
+    scene,
+    [
+      "const client = await connect();",
+      'client.wait({ id: process.env.ID }).then(() => console.log("ended"));',
+      'await client.info({}); console.log("waiting");',
+    ],
+    env,
+  );
+  await until("it waits", () => waiting.output === "waiting\n");
+  // Another program comes and goes: time enough to leave for one that nothing holds.
+  is(await runProgram(scene, ["await (await connect()).info({});"], env).ended, 0);
+  is(waiting.child.exitCode, null);
+  await client.terminate({ id });
+  equal([await waiting.ended, waiting.output], [0, "waiting\nended\n"]);
+});
+
+const strangers: Record<string, (asked: Buffer, socket: net.Socket) => void> = {
+  "speaks HTTP": (_, socket) => void socket.write("HTTP/1.1 400 Bad Request\r\n\r\n"),
+  echoes: (asked, socket) => void socket.write(asked),
+  "answers a number": (_, socket) => void socket.write("5\n"),
+  "answers null": (_, socket) => void socket.write("null\n"),
+  "answers an array": (_, socket) => void socket.write("[]\n"),
+  "answers some other object": (_, socket) => void socket.write('{"hello":"world"}\n'),
+  "sends an event of nothing": (_, socket) =>
+    void socket.write('{"jsonrpc":"2.0","method":"event","params":null}\n'),
+  "answers bytes": (_, socket) => void socket.write(Buffer.from([0xff, 0xfe, 0x0a])),
+  "refuses without a reason": (_, socket) => void socket.write('{"id":null,"error":null}\n'),
+  "hangs up": (_, socket) => void socket.end(),
+  resets: (_, socket) => void socket.destroy(),
+};
+
+for (const [what, answer] of Object.entries(strangers)) {
+  scenario(`a server that ${what} fails the calls and harms nobody`, async (scene) => {
+    const path = join(scene.folder, "s");
+    const server = net.createServer((socket) => {
+      socket.on("data", (asked) => answer(asked, socket));
+      socket.on("error", () => socket.destroy());
+      scene.after(() => void socket.destroy());
+    });
+    scene.after(() => void server.close());
+    await new Promise<void>((listening) => server.listen(path, listening));
+    const client = await connect({ socket: path });
+    const heard: Event[] = [];
+    client.onEvent((event) => heard.push(event));
+    const reasons = [client.info({}), client.list({})].map(disconnection);
+    for (const { message } of await Promise.all(reasons)) ok(message.length > 0);
+    await disconnection(client.info({}));
+    equal(heard, []);
+  });
+}
+
+scenario("notifications that this version does not know are passed over", async (scene) => {
+  const path = join(scene.folder, "s");
+  const server = net.createServer((socket) => {
+    scene.after(() => void socket.destroy());
+    socket.on("data", (asked) => {
+      const { id } = JSON.parse(String(asked)) as { id: number };
+      socket.write('{"jsonrpc":"2.0","method":"greeting","params":{"event":"status"}}\n');
+      socket.write(`{"jsonrpc":"2.0","id":${id + 1},"result":"nobody asked"}\n`);
+      socket.write(`{"jsonrpc":"2.0","id":${id},"result":{"processes":[],"next":null}}\n`);
+    });
+  });
+  scene.after(() => void server.close());
+  await new Promise<void>((listening) => server.listen(path, listening));
+  const client = await connect({ socket: path });
+  scene.after(() => client.close());
+  const heard: Event[] = [];
+  client.onEvent((event) => heard.push(event));
+  equal([(await client.list({})).processes, heard], [[], []]);
+});
+
+// --- events ---------------------------------------------------------------------------------
+
+scenario("a subscription is told of output and status, until it is ended", async (scene) => {
+  const client = await (await startDaemon(scene)).connect();
+  const latch = createLatch(scene);
+  const events: Event[] = [];
+  const off = client.onEvent((event) => events.push(event));
+  const deaf: Event[] = [];
+  client.onEvent((event) => deaf.push(event))();
+
+  const command = [join(programs, "writes-when-told.sh"), latch.path, "100"];
+  const { id } = await client.spawn({ command });
+  const told = () => client.logs({ id, tailLines: 1 });
+  await until("the first half is written", async () => (await told()).text.startsWith("100 "));
+  const { next: from } = await told();
+  const { subscription } = await client.subscribe({ id, output: true });
+  latch.open();
+  latch.open();
+  const { process } = await client.wait({ id });
+  equal([process.status, process.exitCode], ["exited", 3]);
+  const heard = (stream: string) =>
+    events.flatMap((one) => (one.event === "output" && one.stream === stream ? [one] : []));
+  const text = (stream: string) =>
+    heard(stream)
+      .map((one) => one.text)
+      .join("");
+  await until("all is heard", () => text("stdout").includes("200 ") && text("stderr") !== "");
+  equal([text("stdout"), text("stderr")], [(await client.logs({ id, from })).text, "complaint\n"]);
+  is(heard("stdout")[0]?.from, from);
+  equal(
+    events.filter((one) => one.event === "status"),
+    [{ event: "status", subscription, process }],
+  );
+
+  equal(await client.unsubscribe({ subscription }), { unsubscribed: true });
+  equal(await client.unsubscribe({ subscription }), { unsubscribed: false });
+  off();
+  equal(deaf, []);
+});
