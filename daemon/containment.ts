@@ -79,13 +79,13 @@ function membersOf(pgid: number, stats: Stat[], leaderGone: boolean): Stat[] {
 }
 
 /**
- * The cheap way to the members while the leader lives: its descendants. Null when it has died, also
- * meanwhile: then its children are init's.
+ * The cheap way to the members while the leader lives: its descendants. Null when it has died: then
+ * its children are init's.
  */
 function treeBelow(pid: number): Stat[] | null {
   const found = descendants(pid);
-  const leader = readStat(pid);
-  return leader !== null && isLiving(leader) ? found : null;
+  const [leader] = found ?? [];
+  return leader !== undefined && isLiving(leader) ? found : null;
 }
 
 function isStillThere(seen: Stat): boolean {

@@ -75,11 +75,12 @@ function oneLine(text: string): string {
 
 const FORMATTED = Symbol.for("message");
 const QUEUE_BYTES = 1024 * 1024;
+const SOON_MS = 1;
 const RETRY_MS = 20;
 const FLUSH_MS = 500;
 
 /**
- * Writes straight to the descriptors, synchronously while the reader keeps up. A pipe or terminal
+ * Writes straight to the descriptors, a millisecond late and at the latest at exit. A pipe or terminal
  * that stands still must not stop the daemon: it is reopened non-blocking, for our own copy only,
  * and lines wait in a bounded queue; what does not fit is dropped and counted. winston's own
  * transports lose queued lines at exit (research/packages.md, 4).
@@ -108,11 +109,11 @@ type Sink = {
   queue: Buffer[];
   queuedBytes: number;
   dropped: number;
-  retrying: boolean;
+  waiting: boolean;
 };
 
 function createSink(fd: number): Sink {
-  return { fd: nonBlocking(fd), queue: [], queuedBytes: 0, dropped: 0, retrying: false };
+  return { fd: nonBlocking(fd), queue: [], queuedBytes: 0, dropped: 0, waiting: false };
 }
 
 /** A descriptor of our own for a pipe or terminal; O_NONBLOCK on `fd` itself would hit its sharers. */
@@ -138,16 +139,18 @@ function put(sink: Sink, line: string): void {
   }
   sink.queue.push(bytes);
   sink.queuedBytes += bytes.length;
-  if (!sink.retrying && !drain(sink)) retry(sink);
+  drainIn(sink, SOON_MS);
 }
 
-function retry(sink: Sink): void {
-  sink.retrying = true;
-  const again = () => {
-    sink.retrying = false;
-    if (!drain(sink)) retry(sink);
+/** Callers are answered first: the lines of one turn are written after its replies. */
+function drainIn(sink: Sink, ms: number): void {
+  if (sink.waiting) return;
+  sink.waiting = true;
+  const now = () => {
+    sink.waiting = false;
+    if (!drain(sink)) drainIn(sink, RETRY_MS);
   };
-  setTimeout(again, RETRY_MS).unref();
+  setTimeout(now, ms).unref();
 }
 
 /** True when nothing is left to write, also because nobody can read it any more. */

@@ -111,24 +111,28 @@ export function descendants(pid: number): Stat[] | null {
   const found: Stat[] = [];
   const queue = [pid];
   for (const next of queue) {
+    // Children first, so that a parent that is seen to live was alive when they were listed.
+    const ofMainThread = readChildren(next, next);
     const stat = readStat(next);
     if (stat === null) continue;
+    if (ofMainThread === null) return null;
     found.push(stat);
-    const children = readChildren(next);
-    if (children === null) return null;
-    queue.push(...children);
+    queue.push(...ofMainThread);
+    if (stat.threads > 1) queue.push(...childrenOfOtherThreads(next));
   }
   return found;
 }
 
-function readChildren(pid: number): number[] | null {
-  const children: number[] = [];
-  for (const thread of listNumbers(`/proc/${pid}/task`)) {
-    const line = readProc(`/proc/${pid}/task/${thread}/children`, scratch.length);
-    if (line === null && readStat(pid) !== null) return null;
-    for (const child of (line ?? "").split(" ")) if (child !== "") children.push(Number(child));
-  }
-  return children;
+/** Null when there is no such thread, or no such file on this kernel. */
+function readChildren(pid: number, thread: number): number[] | null {
+  const line = readProc(`/proc/${pid}/task/${thread}/children`, scratch.length);
+  if (line === null) return null;
+  return line.trimEnd() === "" ? [] : line.trimEnd().split(" ").map(Number);
+}
+
+function childrenOfOtherThreads(pid: number): number[] {
+  const others = listNumbers(`/proc/${pid}/task`).filter((thread) => thread !== pid);
+  return others.flatMap((thread) => readChildren(pid, thread) ?? []);
 }
 
 function listNumbers(path: string): number[] {

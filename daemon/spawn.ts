@@ -38,6 +38,7 @@ export async function spawn(
     tree: null,
     ladder: null,
     waiters: new Set(),
+    members: null,
   };
   table.entries.set(entry.id, entry);
   if (name !== null) table.byName.set(name, entry);

@@ -191,8 +191,19 @@ function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boole
 /** One process and its living members, as the kernel has them now. */
 export async function inspect(table: Table, params: Checked<"status">): Promise<Result<"status">> {
   const entry = find(table, params);
-  const members = isLiving(entry) ? await entry.tree.members() : [];
-  return { ...describe(entry), members: members.map(asMember) };
+  const members = isLiving(entry) ? await membersNow(entry) : [];
+  return { ...describe(entry), members };
+}
+
+/** One look at the kernel serves all who ask in the same turn of the loop. */
+function membersNow(entry: Living): Promise<Member[]> {
+  if (entry.members === null) {
+    entry.members = entry.tree.members().then((stats) => stats.map(asMember));
+    setImmediate(() => {
+      entry.members = null;
+    });
+  }
+  return entry.members;
 }
 
 function asMember(stat: Parameters<typeof commandLine>[0]): Member {

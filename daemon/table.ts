@@ -5,6 +5,7 @@ import {
   type Address,
   type Checked,
   type ContainmentKind,
+  type Member,
   type Process,
   Refusal,
   type Status,
@@ -37,6 +38,8 @@ export type Entry = {
   tree: Containment | null;
   ladder: Ladder | null;
   readonly waiters: Set<() => void>;
+  /** The members as read in this turn of the loop, for all who ask in it. */
+  members: Promise<Member[]> | null;
 };
 
 /** A process that runs, or of which something may still live. */
