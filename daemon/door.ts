@@ -176,7 +176,7 @@ function endInput(connection: Connection): void {
 
 function reply(connection: Connection, line: string): void {
   if (connection.socket.destroyed) return;
-  if (connection.outgoing.length === 0) setImmediate(() => flush(connection));
+  if (connection.outgoing.length === 0) process.nextTick(flush, connection);
   connection.outgoing.push(`${line}\n`);
   connection.outgoingChars += line.length;
 }
