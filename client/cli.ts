@@ -29,6 +29,7 @@ import {
   signaledText,
   startCode,
   statusText,
+  straysText,
   terminatedText,
   usageTable,
 } from "./print.js";
@@ -215,11 +216,12 @@ command("wait", "wait for the end; exits with the process's own code, 128 + N fo
 
 const ACTING = "pids, ids or names";
 
-type Stop = Common & { force?: boolean; grace?: number; wait?: boolean };
+type Stop = Common & { force?: boolean; grace?: number; wait?: boolean; dryRun?: boolean };
 
 function end(targets: string[], options: Stop): Promise<void> {
-  const { force = false, grace, wait = true } = options;
-  const wish = grace === undefined ? { force, wait } : { force, wait, graceMs: grace };
+  const { force = false, grace, wait = true, dryRun = false } = options;
+  const plain = { force, wait, dryRun };
+  const wish = grace === undefined ? plain : { ...plain, graceMs: grace };
   const act = (client: Client, target: string) =>
     client.terminate({ ...readTarget(target), ...wish });
   return forEach(targets, options, act, terminatedText);
@@ -231,12 +233,28 @@ command("terminate", "end a whole tree: stop signal, grace, KILL, proof")
   .option("-f, --force", "KILL at once, also in somebody else's grace")
   .option("--grace <duration>", "from the stop signal to KILL, like 5s", readDurationMs)
   .option("--no-wait", "do not wait for the end")
+  .option("--dry-run", "say who would be ended, and do nothing")
   .action(end);
 
 command("kill", "terminate --force")
   .argument("<targets...>", ACTING)
   .option("--no-wait", "do not wait for the end")
   .action((targets: string[], options: Stop) => end(targets, { ...options, force: true }));
+
+type Strays = Common & { end?: boolean; force?: boolean; grace?: number };
+
+command("strays", "living processes that bear our signs and belong to no known process")
+  .option("--end", "end them: TERM, grace, KILL, proof")
+  .option("-f, --force", "with --end: KILL at once")
+  .option("--grace <duration>", "with --end: from TERM to KILL (default: 10s)", readDurationMs)
+  .action(async (options: Strays) => {
+    const { end: ends = false, force = false, grace } = options;
+    const plain = { end: ends, force };
+    await run(options, async (client) => {
+      const found = await client.strays(grace === undefined ? plain : { ...plain, graceMs: grace });
+      return { json: found, text: straysText(found), code: 0 };
+    });
+  });
 
 command("signal", "send a signal to the leader, or to the whole tree")
   .argument("<signal>", "like HUP, SIGHUP or 1", readSignal)

@@ -114,24 +114,46 @@ export function statusText(status: Result<"status">): string {
     ["started", rest.startedAt],
     ["ended", rest.endedAt],
     ["exit", ending(status)],
+    ["failure", rest.failure && `${rest.failure.stage}: ${rest.failure.errno}`],
     ["stop", `${rest.stopSignal}, then KILL after ${rest.graceMs} ms`],
     ["containment", rest.containment],
   ];
   const known = facts
     .filter(([, value]) => value !== null)
     .map(([key, value]) => [key, `${value}`]);
-  if (members.length === 0) return columns(known);
-  const rows = members.map((one) => [
+  return members.length === 0 ? columns(known) : `${columns(known)}\n${memberTree(members)}`;
+}
+
+type Member = Result<"status">["members"][number];
+
+/** Each member below its parent; at the left edge whoever's parent is not among them. */
+function memberTree(members: readonly Member[]): string {
+  const pids = new Set(members.map(({ pid }) => pid));
+  const rows: string[][] = [];
+  const add = (one: Member, indent: string) => {
+    rows.push([String(one.pid), String(one.ppid), one.state, `${indent}${clean(one.command)}`]);
+    for (const child of members) if (child.ppid === one.pid) add(child, `${indent}  `);
+  };
+  for (const one of members) if (!pids.has(one.ppid)) add(one, "");
+  return columns([["PID", "PPID", "STATE", "COMMAND"], ...rows]);
+}
+
+export function straysText({ strays, ended }: Result<"strays">): string {
+  const rows = strays.map((one) => [
     String(one.pid),
     String(one.ppid),
     one.state,
+    one.id ?? "-",
+    one.by,
     clean(one.command),
   ]);
-  return `${columns(known)}\n${columns([["PID", "PPID", "STATE", "COMMAND"], ...rows])}`;
+  const list = columns([["PID", "PPID", "STATE", "ID", "BY", "COMMAND"], ...rows]);
+  return ended === 0 ? list : `${list}ended: ${count(ended)}\n`;
 }
 
 export function terminatedText(results: readonly Result<"terminate">[]): string {
-  const lines = results.map(({ message, pid, status, ended, forced, durationMs }) => {
+  const lines = results.map(({ message, pid, status, ended, forced, durationMs, members }) => {
+    if (members !== undefined) return `${message}: PID ${pid}\n${memberTree(members)}`;
     if (status === "stopping") return `${message}: PID ${pid}\n`;
     const how = forced ? "KILL was needed" : "gracefully";
     return `${message}: PID ${pid} (${count(ended)}, ${how}, ${durationMs} ms)\n`;

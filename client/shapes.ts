@@ -78,6 +78,10 @@ export const processEntries = {
   endedAt: v.nullable(timestamp),
   exitCode: v.nullable(wholeNumber),
   signal: v.nullable(signal),
+  failure: v.pipe(
+    v.nullable(v.strictObject({ stage: v.string(), errno: v.string() })),
+    v.description("of a process that never ran: what was being done, and the kernel's errno"),
+  ),
   containment,
   stopSignal: signal,
   graceMs: durationMs,
@@ -91,10 +95,16 @@ export const member = v.strictObject({
   command: v.string(),
 });
 
+export const stray = v.strictObject({
+  ...member.entries,
+  id: v.pipe(v.nullable(v.string()), v.description("the process that it was a member of")),
+  by: v.pipe(v.picklist(["cgroup", "tag", "mark"]), v.description("how it was known for ours")),
+});
+
 export const terminated = v.strictObject({
   success: v.literal(true),
   pid,
-  status: v.picklist(["terminated", "stopping"]),
+  status: v.picklist(["terminated", "stopping", "running"]),
   message: v.string(),
   timestamp,
   id,
@@ -103,6 +113,9 @@ export const terminated = v.strictObject({
   forced: v.pipe(v.boolean(), v.description("KILL was needed")),
   ended: v.pipe(wholeNumber, v.description("living members that were brought down")),
   durationMs: wholeNumber,
+  members: v.optional(
+    v.pipe(v.array(member), v.description("only of a dry run: who would be ended")),
+  ),
 });
 
 export const load = v.strictObject({ cpuPercent: v.number(), rssBytes: wholeNumber });
@@ -124,6 +137,7 @@ export const eventShape = v.variant("event", [
 
 export type Process = v.InferOutput<typeof processShape>;
 export type Member = v.InferOutput<typeof member>;
+export type Stray = v.InferOutput<typeof stray>;
 export type Status = Process["status"];
 export type ContainmentKind = Process["containment"];
 export type Stream = v.InferOutput<typeof stream>;

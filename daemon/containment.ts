@@ -1,119 +1,98 @@
-// What holds a tree together: the interface, and behind it the process group. Containments find
-// members, signal them and prove that none is left; when and why to signal is the ladder's business.
+// What holds a tree together: the interface, and what both kinds share. Containments find members,
+// signal them and prove that none is left; when and why to signal is the ladder's business.
 
 import type { ContainmentKind, Signal } from "../client/wire.js";
-import { pidfdEnded, pidfdOpen } from "./native.js";
-import { descendants, isLiving, readStat, type Stat, scan } from "./procfs.js";
+import type { Image } from "./native.js";
+import { type Sent, signalIfOurs, signalProcess } from "./pidfd.js";
+import type { Stat } from "./procfs.js";
 import type { Exit } from "./state.js";
 
-/**
- * The first process of a tree: a child of this daemon. `exit` is set in the very callback that
- * reports it, `exited` resolves right after; the pid is nobody else's for as long as `exit` is null.
- */
-export type Leader = { readonly pid: number; exit: Exit | null; readonly exited: Promise<void> };
+/** The first process of a tree: a child of this daemon, held by a pidfd from spawn to `release`. */
+export type Leader = {
+  readonly pid: number;
+  /** -1 once released: the number of the descriptor may be another's then. */
+  pidfd: number;
+  /** Which process that is, for whoever has to know it again: never the number alone. */
+  readonly identity: { readonly startTicks: number; readonly inode: bigint };
+  /** Set before `exited` resolves; from then on the number may be somebody else's. */
+  exit: Exit | null;
+  /** It ended as the wrapper that was to become the command: the command itself never ran. */
+  neverRan: boolean;
+  readonly exited: Promise<void>;
+  release(): void;
+};
+
+/** How many members a signal reached, and how many we were not permitted to signal. */
+export type Reach = { reached: number; refused: number };
 
 export interface Containment {
   readonly kind: ContainmentKind;
-  /** The living members, as the kernel has them now. */
+  /** The living members, as the kernel has them now, the newest first. */
   members(): Promise<Stat[]>;
-  /** False proves that no living member is left; true may be owed to zombies. Cheap, synchronous. */
-  populated(): boolean;
   /**
-   * Send one signal to every member. Nobody left is success; false when the kernel lets us signal
-   * none of them (EPERM). Must not be called from an exit callback: libuv reaps all dead children
-   * before it reports the first, so a number may be a stranger's there.
+   * Send signals, in this order, to every living member, each held and proven ours before. Nobody
+   * left is no error. SIGCONT also ends a pause.
    */
-  signal(signal: Signal): Promise<boolean>;
+  signal(...signals: Signal[]): Promise<Reach>;
+  /** SIGKILL to all, also to those that are born meanwhile. */
+  kill(): Promise<Reach>;
+  /** Keep every member from running, until SIGCONT or SIGKILL. */
+  pause(): Promise<Reach>;
+  /** True proves that no living member is left; false means that one lives, or may. */
+  isEmpty(): Promise<boolean>;
   /** Resolves once no living member is left; the same promise at each call. */
   emptied(): Promise<void>;
+  /** Nothing of the tree lives: give back what held it. Nobody is found or signalled any more. */
+  release(): void;
 }
 
-/** A pause when no pidfd is to be had (EMFILE): the one place that polls, and only while that lasts. */
-const NO_PIDFD_PAUSE_MS = 50;
+/** Room for one tree, made before its leader is started. */
+export type Place = {
+  /** What to execute so that the command begins inside, with the same pid. */
+  enter(image: Image): Image;
+  /** The tree, once its leader runs. */
+  hold(leader: Leader): Containment;
+  /** Nothing was started: take the room down. */
+  abandon(): void;
+};
+
+/** A way to hold trees together, chosen once at start. */
+export type Containing = {
+  readonly kind: ContainmentKind;
+  /** Throws with the kernel's errno when there is no room for another. */
+  prepare(id: string): Place;
+  /** Rooms that are not taken down yet, by id, with the numbers of who lives in them. */
+  rooms(): Map<string, number[]>;
+  /** The daemon goes: leave nothing behind but what lives. */
+  close(): Promise<void>;
+};
 
 /**
- * The process group of a detached leader, which is also its session. Holds whatever does not call
- * setsid or setpgid. A group number cannot be recycled while the group has a member, zombies
- * included, so signals by number are safe while the leader is unreaped or a member was just seen.
+ * Send `signals` to each of `members`: the leader through its own pidfd, everybody else through a new
+ * one, after `isOurs` has been asked of the process that it holds.
  */
-export function processGroup(leader: Leader): Containment {
-  const pgid = leader.pid;
-  let emptied: Promise<void> | null = null;
-
-  const group: Containment = {
-    kind: "group",
-    async members() {
-      if (leader.exit !== null) return group.populated() ? membersOf(pgid, await scan(), true) : [];
-      return membersOf(pgid, treeBelow(pgid) ?? (await scan()), false);
-    },
-    populated: () => send(pgid, 0) !== "nobody",
-    async signal(signal) {
-      if (leader.exit !== null && !(await group.members()).some(isStillThere)) return true;
-      return send(pgid, signal) !== "refused";
-    },
-    emptied() {
-      emptied ??= untilEmpty(leader, group);
-      return emptied;
-    },
-  };
-  return group;
-}
-
-/** `kill(-pgid, 0)` also succeeds for zombies: only "nobody" is proof of anything. man 2 kill. */
-function send(pgid: number, signal: Signal | 0): "sent" | "nobody" | "refused" {
-  try {
-    process.kill(-pgid, signal);
-    return "sent";
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ESRCH") return "nobody";
-    if (code === "EPERM") return "refused";
-    throw error;
+export function signalEach<M extends Stat>(
+  leader: Leader | null,
+  members: readonly M[],
+  isOurs: (member: M) => boolean,
+  signals: readonly Signal[],
+): Reach {
+  const reach: Reach = { reached: 0, refused: 0 };
+  for (const member of members) {
+    const isLeader = member.pid === leader?.pid && leader.exit === null;
+    const sent = isLeader
+      ? sendAll(signals, (signal) => signalProcess(leader.pidfd, signal))
+      : sendAll(signals, (signal) => signalIfOurs(member.pid, () => isOurs(member), signal));
+    if (sent === "sent") reach.reached += 1;
+    if (sent === "refused") reach.refused += 1;
   }
+  return reach;
 }
 
-function membersOf(pgid: number, stats: Stat[], leaderGone: boolean): Stat[] {
-  // Our leader is reaped: whoever bears its number started a group of his own, after ours had died.
-  if (leaderGone && stats.some((stat) => stat.pid === pgid)) return [];
-  return stats.filter((stat) => stat.pgrp === pgid && stat.session === pgid && isLiving(stat));
-}
-
-/**
- * The cheap way to the members while the leader lives: its descendants. Null when it has died: then
- * its children are init's.
- */
-function treeBelow(pid: number): Stat[] | null {
-  const found = descendants(pid);
-  const [leader] = found ?? [];
-  return leader !== undefined && isLiving(leader) ? found : null;
-}
-
-function isStillThere(seen: Stat): boolean {
-  const now = readStat(seen.pid);
-  return now !== null && now.startTicks === seen.startTicks && now.pgrp === seen.pgrp;
-}
-
-/** The leader's end is an event; of the others one living member is watched at a time. */
-async function untilEmpty(leader: Leader, group: Containment): Promise<void> {
-  await leader.exited;
-  while (group.populated()) {
-    const last = (await group.members()).at(-1);
-    if (last === undefined) return;
-    await endOf(last);
-  }
-}
-
-async function endOf(member: Stat): Promise<void> {
-  let pidfd: number;
-  try {
-    pidfd = pidfdOpen(member.pid);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ESRCH") return;
-    if (code !== "EMFILE" && code !== "ENFILE") throw error;
-    await new Promise((resolve) => setTimeout(resolve, NO_PIDFD_PAUSE_MS));
-    return;
-  }
-  const ended = pidfdEnded(pidfd);
-  if (isStillThere(member)) await ended;
+/** What became of the first signal: the others are of no use to whom that did not reach. */
+function sendAll(signals: readonly Signal[], send: (signal: Signal) => Sent): Sent {
+  const [first, ...others] = signals;
+  const sent = first === undefined ? "nobody" : send(first);
+  if (sent === "sent") for (const signal of others) send(signal);
+  return sent;
 }

@@ -29,14 +29,13 @@ type Connection = {
 const LINES_A_TURN = 16;
 
 /**
- * Serve `server`'s connections. `callerOf` makes what `answer` is given from each connection's
- * Listener. The function returned ends all connections once their replies are written, or after
- * `graceMs`.
+ * Serve `server`'s connections. `callerOf` makes what `answer` is given from each connection, once.
+ * The function returned ends all connections once their replies are written, or after `graceMs`.
  */
 export function serve<C>(
   server: Server,
   answer: Answer<C>,
-  callerOf: (listener: Listener) => C,
+  callerOf: (listener: Listener, socket: Socket) => C,
 ): (graceMs: number) => Promise<void> {
   const open = new Set<Connection>();
   server.on("connection", (socket) => {
@@ -45,7 +44,7 @@ export function serve<C>(
       return;
     }
     const connection = connect(socket, (listener) => {
-      const caller = callerOf(listener);
+      const caller = callerOf(listener, socket);
       return (text) => answer(text, caller);
     });
     open.add(connection);

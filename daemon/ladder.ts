@@ -3,10 +3,19 @@
 
 import type { Signal } from "../client/wire.js";
 import type { Containment } from "./containment.js";
-import { commandLine, type Stat } from "./procfs.js";
+import { commandLine, type Stat, waitsIn } from "./procfs.js";
 
 /** A member that outlived the ladder, and what the kernel says of it. */
-export type Survivor = { pid: number; ppid: number; state: string; command: string; why: string };
+export type Survivor = {
+  pid: number;
+  ppid: number;
+  /** One letter, as in /proc/PID/stat. */
+  state: string;
+  command: string;
+  /** The kernel function that it waits in, where the kernel tells. */
+  waitsIn: string | null;
+  why: string;
+};
 
 export type Outcome = {
   /** True only when no living member was left. */
@@ -31,7 +40,9 @@ export type Ladder = {
 export type Descent = { stopSignal: Signal; graceMs: number; force: boolean };
 
 /** How long KILL may take to show. Longer means uninterruptible: the caller is told who and why. */
-const KILL_WAIT_MS = 5_000;
+const KILL_WAIT_MS = 3_000;
+/** The first pause before KILL is sent again; each further one is twice as long. */
+const KILL_AGAIN_MS = 50;
 
 /**
  * Start down the ladder. Whoever needs the same tree ended joins `outcome`; one tree never has two
@@ -49,29 +60,23 @@ export function startLadder(tree: Containment, descent: Descent): Ladder {
 async function descend(tree: Containment, descent: Descent, grace: Deadline): Promise<Outcome> {
   const begunMs = performance.now();
   const seen = new Set<number>();
-  let survivors: Survivor[] = [];
-  let forced = false;
-  const note = async () => {
+  const look = async () => {
     const members = await tree.members();
     for (const { pid } of members) seen.add(pid);
     return members;
   };
 
-  let gone = (await note()).length === 0;
+  let gone = (await look()).length === 0 && (await tree.isEmpty());
+  let survivors: Survivor[] = [];
+  let forced = false;
   if (!gone && !descent.force) {
-    await signalAll(tree, descent.stopSignal);
+    await tree.signal(descent.stopSignal, "SIGCONT");
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {
-    await note();
     forced = true;
-    const allowed = await signalAll(tree, "SIGKILL");
-    const patience = createDeadline(KILL_WAIT_MS);
-    gone = await firstOf(tree.emptied(), patience.passed);
-    patience.cancel();
-    if (!gone) survivors = (await note()).map((member) => describe(member, allowed));
+    survivors = await kill(tree, look);
   }
-  // Seen empty: the containment's own word, which state follows, is due at once.
   if (survivors.length === 0) await tree.emptied();
   return {
     gone: survivors.length === 0,
@@ -82,10 +87,20 @@ async function descend(tree: Containment, descent: Descent, grace: Deadline): Pr
   };
 }
 
-async function signalAll(tree: Containment, signal: Signal): Promise<boolean> {
-  const allowed = await tree.signal(signal);
-  await tree.signal("SIGCONT");
-  return allowed;
+/** KILL until nobody is left, again and again for whoever was on its way in; who outlives all of it. */
+async function kill(tree: Containment, look: () => Promise<Stat[]>): Promise<Survivor[]> {
+  const endMs = performance.now() + KILL_WAIT_MS;
+  for (let waitMs = KILL_AGAIN_MS; ; waitMs *= 2) {
+    await look();
+    const { refused } = await tree.kill();
+    const round = createDeadline(waitMs);
+    const gone = await firstOf(tree.emptied(), round.passed);
+    round.cancel();
+    if (gone) return [];
+    if (performance.now() < endMs) continue;
+    const living = await look();
+    if (living.length > 0) return living.map((member) => describe(member, refused > 0));
+  }
 }
 
 /** True when the first promise was first. */
@@ -93,14 +108,14 @@ function firstOf(wanted: Promise<void>, limit: Promise<void>): Promise<boolean> 
   return Promise.race([wanted.then(() => true), limit.then(() => false)]);
 }
 
-function describe(member: Stat, allowed: boolean): Survivor {
+function describe(member: Stat, refused: boolean): Survivor {
   const { pid, ppid, state } = member;
-  const why = !allowed
+  const why = refused
     ? "the kernel refused the signal (EPERM)"
     : state === "D"
       ? "in uninterruptible sleep (state D): KILL waits for the kernel"
       : "KILL was sent and has not shown yet";
-  return { pid, ppid, state, command: commandLine(member), why };
+  return { pid, ppid, state, command: commandLine(member), waitsIn: waitsIn(pid), why };
 }
 
 type Deadline = {

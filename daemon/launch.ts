@@ -1,73 +1,202 @@
 // The one way into life: a command becomes a detached leader with files for its output, or a failure
 // with stage and errno. It decides nothing about names, limits or what comes after.
 
-import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
-import { accessSync, constants, statSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  openSync,
+  readSync,
+  type Stats,
+  statSync,
+} from "node:fs";
+import { constants as osConstants } from "node:os";
 import { delimiter, resolve } from "node:path";
 import type { Signal } from "../client/wire.js";
-import type { Leader } from "./containment.js";
+import type { Leader, Place } from "./containment.js";
+import { GATE } from "./gate.js";
+import { type Ended, type Image, posixSpawn, waitEnded } from "./native.js";
 import type { OutputFds } from "./output.js";
+import { hold, inodeOf, watchEnd } from "./pidfd.js";
+import { readStat } from "./procfs.js";
 import type { Exit, Stage } from "./state.js";
+import { withTag } from "./tag.js";
 
 export type Command = { command: readonly string[]; cwd: string; env: Record<string, string> };
 
-export type Launch =
-  | { ok: true; leader: Leader }
-  | { ok: false; stage: Stage; errno: string; message: string };
+export type Failure = { ok: false; stage: Stage; errno: string; message: string };
+export type Launch = { ok: true; leader: Leader } | Failure;
+
+/** Stdin of every process, and its output where none is kept. */
+const nowhere = openSync("/dev/null", "r+");
 
 /**
- * Spawn in a session and group of its own (setsid), stdin from /dev/null. When it resolves with
- * `ok`, exec has happened: libuv waits for it. `ended` is called from the exit callback itself, so
- * it must not signal anybody. On failure nothing runs.
+ * Start `command` inside `place`, as the leader of a session and group of its own, bearing `tag` unless
+ * that is null. When it returns `ok`, exec has happened. On failure nothing runs.
  */
-export async function launch(
+export function launch(
   command: Command,
   output: OutputFds,
-  ended: (exit: Exit) => void,
-): Promise<Launch> {
+  place: Place,
+  tag: bigint | null,
+): Launch {
   const [file = "", ...args] = command.command;
-  const options: SpawnOptions = {
-    cwd: command.cwd,
-    env: command.env,
-    detached: true,
-    stdio: ["ignore", output.stdout, output.stderr],
-  };
   try {
-    const child = spawn(file, args, options);
-    if (child.pid === undefined) throw await new Promise((fail) => child.once("error", fail));
-    return { ok: true, leader: leaderOf(child, child.pid, ended) };
+    const path = findProgram(command);
+    const image: Image = {
+      path,
+      argv: [file, ...args],
+      env: Object.entries(command.env).map(([name, value]) => `${name}=${value}`),
+      cwd: command.cwd,
+      stdio: [nowhere, output.stdout ?? nowhere, output.stderr ?? nowhere],
+    };
+    const start = () => startHeld(image, (one) => posixSpawn(place.enter(one)));
+    return { ok: true, leader: tag === null ? start() : withTag(tag, start) };
   } catch (error) {
     return explain(command, error as NodeJS.ErrnoException);
   }
 }
 
-function leaderOf(child: ChildProcess, pid: number, ended: (exit: Exit) => void): Leader {
+/** Start and hold: the descriptor for the pidfd is put by before there is a child that needs one. */
+function startHeld(image: Image, spawn: (image: Image) => number): Leader {
+  const slot = openSync("/dev/null", "r");
+  let pid: number;
+  try {
+    pid = startAsExecvp(image, spawn);
+  } finally {
+    closeSync(slot);
+  }
+  return leaderOf(pid);
+}
+
+/** A script without `#!` is run by the shell. man 3 exec, of execvp. */
+function startAsExecvp(image: Image, spawn: (image: Image) => number): number {
+  try {
+    return spawn(image);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOEXEC") throw error;
+    const [, ...args] = image.argv;
+    return spawn({ ...image, path: "/bin/sh", argv: ["sh", image.path, ...args] });
+  }
+}
+
+function leaderOf(pid: number): Leader {
+  const pidfd = hold(pid);
+  const stat = readStat(pid);
+  // Our own child, and nobody else reaps it: its number cannot have gone.
+  if (pidfd === null || stat === null) throw new Error(`the child ${pid} has vanished`);
   let report: () => void;
   const exited = new Promise<void>((resolvePromise) => {
     report = resolvePromise;
   });
-  const leader: Leader = { pid, exit: null, exited };
-  child.once("exit", (code, signal) => {
-    const exit: Exit = signal === null ? { by: "code", code: code ?? 0 } : bySignal(signal);
-    leader.exit = exit;
-    ended(exit);
+  const close = watchEnd(pidfd, () => {
+    const ended = waitEnded(pidfd, "peek");
+    leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE;
+    leader.exit = exitOf(waitEnded(pidfd, "reap"));
     report();
   });
+  const identity = { startTicks: stat.startTicks, inode: inodeOf(pidfd) };
+  const release = () => {
+    leader.pidfd = -1;
+    close();
+  };
+  const leader: Leader = { pid, pidfd, identity, exit: null, neverRan: false, exited, release };
   return leader;
 }
 
-function bySignal(signal: Signal): Exit {
-  return { by: "signal", signal };
+/** Its exit codes where it could not join, or could not become the command. */
+function isGateFailure(ended: Ended): boolean {
+  return ended.by === "code" && ended.code >= 125 && ended.code <= 127;
 }
 
+const signalNames = new Map(
+  Object.entries(osConstants.signals).map(([name, number]) => [number, name as Signal]),
+);
+
+/** A real-time signal has no name on the wire: that end is told as unknown rather than wrongly. */
+function exitOf(ended: Ended): Exit {
+  if (ended.by === "code") return ended;
+  const signal = signalNames.get(ended.signal);
+  return signal === undefined ? { by: "unknown" } : { by: "signal", signal };
+}
+
+// --- before exec ------------------------------------------------------------------------------
+
 /**
- * Name the stage of a failed spawn. Node reports execve, chdir and a missing interpreter alike as
- * ENOENT of the command, so the file system is asked which it was. man 2 execve.
+ * The file that execvp would run, its interpreter looked at too: behind a cgroup's gate it would be
+ * too late to say so. Throws ENOENT or EACCES. man 3 exec, man 2 execve.
  */
-function explain(command: Command, error: NodeJS.ErrnoException): Launch {
+function findProgram(command: Command): string {
+  const path = candidates(command).find(isExecutable);
+  if (path === undefined) {
+    const code = candidates(command).some(exists) ? "EACCES" : "ENOENT";
+    throw Object.assign(new Error(code), { code });
+  }
+  const interpreter = interpreterOf(path);
+  if (interpreter !== null && !isFile(resolve(command.cwd, interpreter))) {
+    throw Object.assign(new Error("ENOENT"), { code: "ENOENT" });
+  }
+  return path;
+}
+
+function candidates({ command, cwd, env }: Command): string[] {
+  const [file = ""] = command;
+  const path = env["PATH"] ?? "/bin:/usr/bin";
+  const folders = file.includes("/") ? [""] : path.split(delimiter);
+  return folders.map((folder) => resolve(cwd, folder, file));
+}
+
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch {
+    return undefined; // not ours to see: execvp passes it over just so
+  }
+}
+
+function exists(path: string): boolean {
+  return statOf(path) !== undefined;
+}
+
+function isFile(path: string): boolean {
+  return statOf(path)?.isFile() === true;
+}
+
+function isExecutable(path: string): boolean {
+  if (!isFile(path)) return false;
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false; // whatever the reason, it may not be run, and execvp goes on to the next
+  }
+}
+
+const header = Buffer.alloc(256);
+
+/** What `#!` asks for; null for everything that is no such script, or may be run but not read. */
+function interpreterOf(path: string): string | null {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch {
+    return null; // executable but not readable: the kernel will say
+  }
+  try {
+    const text = header.toString("latin1", 0, readSync(fd, header, 0, header.length, 0));
+    return /^#![ \t]*([^ \t\n\0]+)/.exec(text)?.[1] ?? null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+// --- why not ----------------------------------------------------------------------------------
+
+/** Name the stage of a failed start: the errno alone does not say which file was meant. */
+function explain(command: Command, error: NodeJS.ErrnoException): Failure {
   const errno = error.code ?? "EUNKNOWN";
   const [file = ""] = command.command;
-  const failed = (stage: Stage, message: string): Launch => ({ ok: false, stage, errno, message });
+  const failed = (stage: Stage, message: string): Failure => ({ ok: false, stage, errno, message });
   switch (errno) {
     case "EAGAIN":
     case "EMFILE":
@@ -80,8 +209,8 @@ function explain(command: Command, error: NodeJS.ErrnoException): Launch {
   if (!isReachableFolder(command.cwd)) {
     return failed("cwd", `${errno}: cannot enter the working directory ${command.cwd}`);
   }
-  const found = findProgram(command);
-  if (found === null) return failed("command", `${errno}: command not found: ${file}`);
+  const found = candidates(command).find(isFile);
+  if (found === undefined) return failed("command", `${errno}: command not found: ${file}`);
   if (errno === "ENOENT") {
     return failed("interpreter", `ENOENT: the interpreter that ${found} asks for does not exist`);
   }
@@ -95,25 +224,5 @@ function isReachableFolder(path: string): boolean {
     return statSync(path).isDirectory();
   } catch {
     return false; // whatever the reason, the folder cannot be entered, and that is the answer
-  }
-}
-
-/** The file that execvp would run; one that exists but may not be run counts as found. */
-function findProgram({ command, cwd, env }: Command): string | null {
-  const [file = ""] = command;
-  const path = env["PATH"] ?? "/bin:/usr/bin";
-  const folders = file.includes("/") ? [""] : path.split(delimiter);
-  for (const folder of folders) {
-    const candidate = resolve(cwd, folder, file);
-    if (isFile(candidate)) return candidate;
-  }
-  return null;
-}
-
-function isFile(path: string): boolean {
-  try {
-    return statSync(path).isFile();
-  } catch {
-    return false; // not there, or not ours to see: execvp passes it over just so
   }
 }

@@ -1,6 +1,17 @@
 // Where the daemon may listen and what is its own: locks, stale sockets, and never anybody else's.
 
-import { closeSync, lstatSync, mkdirSync, openSync, renameSync, rmSync, unlinkSync } from "node:fs";
+import { randomInt } from "node:crypto";
+import {
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
 import { limits } from "../client/wire.js";
@@ -11,12 +22,14 @@ export class CannotStart extends Error {}
 
 /**
  * Make the state directory ready and this daemon's alone, for as long as it lives: the kernel
- * releases the lock, also after `kill -9`. Throws CannotStart.
+ * releases the lock, also after `kill -9`. Returns the directory's key, 31 random bits, the same at
+ * each start. Throws CannotStart.
  */
-export function claimState(path: string): void {
+export function claimState(path: string): number {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 });
     claim(join(path, "lock"), `another procsupd uses the state directory ${path}`);
+    return readKey(join(path, "key"));
   } catch (cause) {
     if (cause instanceof CannotStart) throw cause;
     const { message } = cause as Error;
@@ -24,6 +37,17 @@ export function claimState(path: string): void {
       cause,
     });
   }
+}
+
+/** Written beside and renamed, so that a crash leaves a whole key or none. */
+function readKey(path: string): number {
+  if (existing(path) === null) {
+    writeFileSync(`${path}.new`, `${randomInt(1, 2 ** 31)}\n`, { mode: 0o600 });
+    renameSync(`${path}.new`, path);
+  }
+  const key = Number(readFileSync(path, "utf8"));
+  if (Number.isInteger(key) && key > 0 && key < 2 ** 31) return key;
+  throw new CannotStart(`${path} holds no key: remove it, if no process of an earlier run lives`);
 }
 
 /** The descriptor stays open until the process ends; the file stays, since removing one is a race. */

@@ -4,10 +4,11 @@
 
 import { randomBytes } from "node:crypto";
 import net from "node:net";
-import { userInfo } from "node:os";
 import { join } from "node:path";
 import { isatty } from "node:tty";
 import { version } from "../client/version.js";
+import { identityOf } from "./caller.js";
+import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
 import { CannotStart, claimState, listen } from "./listen.js";
@@ -15,12 +16,13 @@ import { createLog, type Log, logStyle } from "./log.js";
 import { createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
 import { openOutputFolder } from "./output.js";
+import { reachesGroups } from "./pidfd.js";
 import { createAnswer } from "./rpc.js";
 import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
-import type { Identity } from "./spawn.js";
 import { isFinal } from "./state.js";
 import { endAll } from "./supervisor.js";
 import { createTable, describe, type Entry } from "./table.js";
+import { createTags } from "./tag.js";
 import { createSampler } from "./usage.js";
 
 /** How long a client may take to read its last replies when the daemon goes. */
@@ -33,19 +35,30 @@ async function run(settings: Settings): Promise<void> {
   const log = createLog(settings.logLevel, logStyle(process.env));
   process.on("exit", () => log.flush());
   process.on("uncaughtException", (error) => fatal(log, error));
-  claimState(settings.state);
+  const tags = createTags(claimState(settings.state));
+  const { containing, why } = await chooseContainment(settings, tags);
   const output = await openOutputFolder(join(settings.state, "output"));
   const feed = createFeed();
   const table = createTable(
-    { log, output, socket: settings.socket, publish: (entry) => tell(feed, entry) },
+    {
+      log,
+      output,
+      containing,
+      tags,
+      socket: settings.socket,
+      publish: (entry) => tell(feed, entry),
+    },
     { historyCount, historyAgeMs, historyBytes },
   );
-  const calls = createCalls({ table, feed, sampler: createSampler(), version });
+  const features = { groupSignal: reachesGroups, tags: tags.inForce, cgroup: why ?? true };
+  const calls = createCalls({ table, feed, sampler: createSampler(), version, features });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
 
-  const identity = ownIdentity();
   const server = net.createServer({ allowHalfOpen: true });
-  const closeConnections = serve(server, answer, (listener) => ({ listener, identity }));
+  const closeConnections = serve(server, answer, (listener, connection) => ({
+    listener,
+    identity: identityOf(connection),
+  }));
   const removeSocket = await listen(server, settings.socket);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
@@ -53,30 +66,19 @@ async function run(settings: Settings): Promise<void> {
     removeSocket();
     server.close();
     await closeConnections(LAST_REPLIES_MS);
+    await containing.close();
     log.info("stopped", { survivors: survivors.length });
     process.exit(survivors.length === 0 ? 0 : 1);
   };
   onStopSignal(log, stop, () => endAll(table, { force: true }));
 
   const { socket, state } = settings;
-  log.info("ready", { version, pid: process.pid, socket, state, containment: "group" });
+  const { kind: containment } = containing;
+  log.info("ready", { version, pid: process.pid, socket, state, containment, why });
 }
 
 function tell(feed: Feed, entry: Entry): void {
   publish(feed, entry.id, isFinal(entry.state), () => describe(entry));
-}
-
-/** Without peer credentials every caller is who the daemon is: the socket is for that user alone. */
-function ownIdentity(): Identity {
-  const uid = process.getuid?.() ?? 0;
-  const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-  try {
-    const { username: name, homedir: HOME, shell } = userInfo();
-    const defaults = { PATH, HOME, USER: name, LOGNAME: name, SHELL: shell ?? "/bin/sh" };
-    return { owner: { uid, name }, user: name, defaults };
-  } catch {
-    return { owner: { uid, name: null }, user: String(uid), defaults: { PATH } }; // not in passwd
-  }
 }
 
 /** Log a bug with its stack; the reference is all that a client gets to see. */

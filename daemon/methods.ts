@@ -18,6 +18,7 @@ import { readOutput } from "./output.js";
 import type { Call } from "./rpc.js";
 import { type Identity, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
+import { countStrays, strays } from "./strays.js";
 import {
   counts,
   inspect,
@@ -41,6 +42,8 @@ export type House = {
   readonly feed: Feed;
   readonly sampler: Sampler;
   readonly version: string;
+  /** What was found at start: kernel features by name, and why not where not. */
+  readonly features: Readonly<Record<string, boolean | string>>;
 };
 
 type Handlers = {
@@ -64,6 +67,7 @@ function createHandlers(house: House): Handlers {
     unsubscribe: ({ subscription }, { listener }) => ({
       unsubscribed: unsubscribe(feed, listener, subscription),
     }),
+    strays: (params) => strays(table, params),
     info: () => info(house),
     "rpc.discover": () => describeContract(house.version),
   };
@@ -102,15 +106,16 @@ async function listen(
   return { subscription };
 }
 
-function info({ table, version }: House): Result<"info"> {
+async function info({ table, version, features }: House): Promise<Result<"info">> {
   return {
     version,
     wire: WIRE_VERSION,
     pid: process.pid,
     uptimeMs: Math.round(process.uptime() * 1000),
-    containment: "group",
-    kernel: { release: release(), pidfd: true },
+    containment: table.containing.kind,
+    kernel: { release: release(), ...features },
     counts: counts(table),
+    strays: await countStrays(table),
     limits: { ...limits, ...table.history.bounds },
   };
 }

@@ -1,27 +1,40 @@
 // The system calls that Node lacks, through koffi: the only file that leaves JavaScript. Each wrapper
 // is typed, names its manual page and throws an Error with the kernel's errno as `code`.
 
-import net from "node:net";
 import { constants } from "node:os";
 import koffi from "koffi";
 
 const libc = koffi.load(null);
 // Numbers above 423 are the same on every architecture (Linux, arch/*/entry/syscalls).
+const SYS_pidfd_send_signal = 424;
 const SYS_pidfd_open = 434;
 const SYS_close_range = 436;
 const syscallFn = libc.func("long syscall(long number, ...)");
 const flockFn = libc.func("int flock(int fd, int operation)");
+const waitidFn = libc.func("int waitid(int type, int id, void *info, int options)");
+const prlimitFn = libc.func("int prlimit64(int pid, int resource, void *set, void *old)");
+const getsockoptFn = libc.func(
+  "int getsockopt(int fd, int level, int name, void *value, void *length)",
+);
 
 /** Bytes of a page, the unit of memory in /proc/PID/stat. man 2 getpagesize. */
 export const pageBytes: number = libc.func("int getpagesize()")();
 
 const errnoNames = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
 
+function failure(call: string, errno: number): Error {
+  const code = errnoNames.get(errno) ?? `E${errno}`;
+  return Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
+}
+
 function check(result: number, call: string): number {
   if (result >= 0) return result;
-  const errno = koffi.errno();
-  const code = errnoNames.get(errno) ?? `E${errno}`;
-  throw Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
+  throw failure(call, koffi.errno());
+}
+
+/** For the calls of posix_spawn, which return the errno itself. */
+function checkReturned(errno: number, call: string): void {
+  if (errno !== 0) throw failure(call, errno);
 }
 
 /**
@@ -38,14 +51,6 @@ export function tryLock(fd: number): boolean {
 }
 
 /**
- * A file descriptor that stands for this very process, whatever becomes of its number. Throws ESRCH
- * when no such process is left, EMFILE when no descriptor is. man 2 pidfd_open.
- */
-export function pidfdOpen(pid: number): number {
-  return check(Number(syscallFn(SYS_pidfd_open, "int", pid, "uint", 0)), "pidfd_open");
-}
-
-/**
  * Keep every descriptor above the standard streams, as inherited from whoever started this process,
  * from programs that it executes. man 2 close_range.
  */
@@ -56,35 +61,151 @@ export function keepDescriptorsFromChildren(): void {
   check(Number(syscallFn(SYS_close_range, ...args)), "close_range");
 }
 
-type PipeHandle = { open(fd: number): number };
-
-/** libuv's pipe class has no public name; a connecting Unix socket carries an instance of it. */
-function borrowPipeClass(): new (kind: number) => PipeHandle {
-  const socket = net.connect({ path: "\0procsup-no-such-socket" });
-  socket.on("error", () => socket.destroy());
-  // `_handle` is set synchronously by connect() on every Node since 0.12 and is not in the types.
-  const { _handle } = socket as unknown as { _handle: PipeHandle };
-  socket.destroy();
-  return _handle.constructor as new (
-    kind: number,
-  ) => PipeHandle;
-}
-
-const Pipe = borrowPipeClass();
+// --- processes by descriptor ------------------------------------------------------------------
 
 /**
- * Resolves once the process behind `pidfd` has ended, without a thread and without polling. Takes
- * the descriptor over and closes it. A pidfd turns readable at the end of its process (man 2
- * pidfd_open); libuv then reads it, gets EINVAL, and that error is the news.
+ * A file descriptor that stands for this very process, whatever becomes of its number. Throws ESRCH
+ * when no such process is left, EMFILE when no descriptor is. man 2 pidfd_open.
  */
-export function pidfdEnded(pidfd: number): Promise<void> {
-  const handle = new Pipe(0);
-  check(handle.open(pidfd), "uv_pipe_open");
-  return new Promise((resolve) => {
-    const options: object = { handle };
-    const socket = new net.Socket(options);
-    socket.once("error", () => resolve());
-    socket.once("close", () => resolve());
-    socket.resume();
-  });
+export function pidfdOpen(pid: number): number {
+  return check(Number(syscallFn(SYS_pidfd_open, "int", pid, "uint", 0)), "pidfd_open");
+}
+
+/** PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9: to the group that the process of the pidfd leads or led. */
+const TO_GROUP = 4;
+
+/**
+ * Send a signal (0 sends none and only checks) to the process behind `pidfd`, or to the process group
+ * that it leads, also when it is gone itself. Throws ESRCH when nobody is left, zombies excepted;
+ * EPERM when none may be signalled; EINVAL for a group before Linux 6.9. man 2 pidfd_send_signal.
+ */
+export function pidfdSendSignal(pidfd: number, signal: number, to: "process" | "group"): void {
+  const flags = to === "group" ? TO_GROUP : 0;
+  const args = ["int", pidfd, "int", signal, "void *", null, "uint", flags];
+  check(Number(syscallFn(SYS_pidfd_send_signal, ...args)), "pidfd_send_signal");
+}
+
+const siginfo = Buffer.alloc(128);
+
+/** How a child ended, as waitid has it: an exit code, or the number of the signal that ended it. */
+export type Ended = { by: "code"; code: number } | { by: "signal"; signal: number };
+
+/**
+ * The end of a child that has ended; `reap` gives its number back to the kernel, `peek` leaves it a
+ * zombie. Throws ECHILD when it is no child of ours, or reaped already. man 2 waitid.
+ */
+export function waitEnded(pidfd: number, how: "peek" | "reap"): Ended {
+  const P_PIDFD = 3;
+  const WEXITED = 4;
+  const WNOWAIT = 0x01000000;
+  const CLD_EXITED = 1;
+  const options = how === "peek" ? WEXITED | WNOWAIT : WEXITED;
+  check(waitidFn(P_PIDFD, pidfd, siginfo, options), "waitid");
+  const status = siginfo.readInt32LE(24); // si_status; si_code stands at 8, also on arm64
+  return siginfo.readInt32LE(8) === CLD_EXITED
+    ? { by: "code", code: status }
+    : { by: "signal", signal: status };
+}
+
+// --- limits and sockets -----------------------------------------------------------------------
+
+const RLIMIT_LOCKS = 10;
+const rlimit = Buffer.alloc(16);
+
+/**
+ * The soft RLIMIT_LOCKS of a process, which Linux keeps and hands down but has not used since 2.4;
+ * null when there is no such process. Throws EPERM for another user's. man 2 prlimit.
+ */
+export function readLocksLimit(pid: number): bigint | null {
+  if (prlimitFn(pid, RLIMIT_LOCKS, null, rlimit) < 0) {
+    if (koffi.errno() === constants.errno.ESRCH) return null;
+    throw failure("prlimit", koffi.errno());
+  }
+  return rlimit.readBigUInt64LE(0);
+}
+
+/** Set our own soft RLIMIT_LOCKS, which children inherit. Throws EINVAL above the hard limit. */
+export function setLocksLimit(soft: bigint): void {
+  check(prlimitFn(0, RLIMIT_LOCKS, null, rlimit), "prlimit");
+  rlimit.writeBigUInt64LE(soft, 0);
+  check(prlimitFn(0, RLIMIT_LOCKS, rlimit, null), "prlimit");
+}
+
+/**
+ * Who called connect(2) at the other end of a Unix socket, at that moment. The pid is for the log: it
+ * may be somebody else's by now. man 7 unix, SO_PEERCRED.
+ */
+export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
+  const SOL_SOCKET = 1;
+  const SO_PEERCRED = 17;
+  const value = Buffer.alloc(12);
+  const length = Buffer.alloc(4);
+  length.writeInt32LE(value.length);
+  check(getsockoptFn(fd, SOL_SOCKET, SO_PEERCRED, value, length), "getsockopt");
+  return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
+}
+
+// --- posix_spawn ------------------------------------------------------------------------------
+
+// Opaque structs, at most 80 (actions), 336 (attributes) and 128 bytes (signal set) in glibc and musl.
+const attributes = Buffer.alloc(1024);
+const actions = Buffer.alloc(256);
+const everySignal = Buffer.alloc(128);
+const noSignal = Buffer.alloc(128);
+
+const posixSpawnFn = libc.func(
+  "int posix_spawn(_Out_ int *pid, const char *path, void *actions, void *attributes, const char **argv, const char **envp)",
+);
+const actionsInit = libc.func("int posix_spawn_file_actions_init(void *actions)");
+const actionsDestroy = libc.func("int posix_spawn_file_actions_destroy(void *actions)");
+const addDup2 = libc.func("int posix_spawn_file_actions_adddup2(void *actions, int fd, int as)");
+const addChdir = libc.func(
+  "int posix_spawn_file_actions_addchdir_np(void *actions, const char *path)",
+);
+
+/** A new session, every signal with its default action and none blocked: nothing of ours is inherited. */
+function prepareAttributes(): void {
+  const POSIX_SPAWN_SETSIGDEF = 0x04;
+  const POSIX_SPAWN_SETSIGMASK = 0x08;
+  const POSIX_SPAWN_SETSID = 0x80;
+  const flags = POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
+  libc.func("int sigfillset(void *set)")(everySignal);
+  libc.func("int sigemptyset(void *set)")(noSignal);
+  libc.func("int posix_spawnattr_init(void *a)")(attributes);
+  libc.func("int posix_spawnattr_setflags(void *a, short flags)")(attributes, flags);
+  libc.func("int posix_spawnattr_setsigdefault(void *a, void *set)")(attributes, everySignal);
+  libc.func("int posix_spawnattr_setsigmask(void *a, void *set)")(attributes, noSignal);
+}
+
+prepareAttributes();
+
+/** What is executed: `path` as it is (no PATH lookup), `env` as `NAME=value` strings. */
+export type Image = {
+  readonly path: string;
+  readonly argv: readonly string[];
+  readonly env: readonly string[];
+  readonly cwd: string;
+  /** Our descriptors for its stdin, stdout and stderr. */
+  readonly stdio: readonly [number, number, number];
+};
+
+/**
+ * Start a program as the leader of a new session and process group; its pid. When it returns, exec
+ * has happened. Parent and child share memory until then (CLONE_VFORK), so its cost does not grow
+ * with ours, as that of a fork does. The child is ours to reap. Throws the errno of whatever failed,
+ * chdir and exec included; nothing runs then. man 3 posix_spawn.
+ */
+export function posixSpawn({ path, argv, env, cwd, stdio }: Image): number {
+  const pid = [0];
+  actionsInit(actions);
+  try {
+    for (const [as, fd] of stdio.entries()) checkReturned(addDup2(actions, fd, as), "dup2");
+    checkReturned(addChdir(actions, cwd), "chdir");
+    const [argvList, envList] = [argv, env].map((list) => [...list, null]);
+    const errno = posixSpawnFn(pid, path, actions, attributes, argvList, envList);
+    checkReturned(errno, "posix_spawn");
+  } finally {
+    actionsDestroy(actions);
+  }
+  return pid[0] ?? 0;
 }

@@ -11,8 +11,8 @@ export type OutputFolder = { readonly path: string };
 
 export type OutputMode = "split" | "merged" | "null";
 
-/** What a child gets as its stdout and stderr; the descriptors are the caller's to close. */
-export type OutputFds = { stdout: number | "ignore"; stderr: number | "ignore" };
+/** What a child gets as its stdout and stderr, null where none is kept; the caller closes them. */
+export type OutputFds = { stdout: number | null; stderr: number | null };
 
 export type Slice = { text: string; from: number; next: number; oldest: number; atEnd: boolean };
 
@@ -37,7 +37,7 @@ function file(folder: OutputFolder, id: string, stream: Stream): string {
 
 /** Create the files of one process. Throws with the errno of open(2); nothing is left behind then. */
 export function createOutput(folder: OutputFolder, id: string, mode: OutputMode): OutputFds {
-  if (mode === "null") return { stdout: "ignore", stderr: "ignore" };
+  if (mode === "null") return { stdout: null, stderr: null };
   // O_APPEND: every write lands at the end, whoever else holds the file. man 2 open.
   const stdout = openSync(file(folder, id, "stdout"), "ax", 0o600);
   if (mode === "merged") return { stdout, stderr: stdout };
@@ -51,8 +51,8 @@ export function createOutput(folder: OutputFolder, id: string, mode: OutputMode)
 
 /** Close the daemon's copies: from here on the file belongs to the child alone. */
 export function closeOutput({ stdout, stderr }: OutputFds): void {
-  if (stdout !== "ignore") closeSync(stdout);
-  if (stderr !== "ignore" && stderr !== stdout) closeSync(stderr);
+  if (stdout !== null) closeSync(stdout);
+  if (stderr !== null && stderr !== stdout) closeSync(stderr);
 }
 
 export async function removeOutput(folder: OutputFolder, id: string): Promise<void> {

@@ -1,7 +1,8 @@
 // What Linux says of processes, read from /proc and never remembered. man 5 proc.
 
 import { closeSync, openSync, readdirSync, readSync } from "node:fs";
-import { pageBytes } from "./native.js";
+import { pageBytes, readLocksLimit } from "./native.js";
+import { createSlices } from "./slices.js";
 
 export type Stat = {
   pid: number;
@@ -17,7 +18,12 @@ export type Stat = {
   cpuTicks: number;
   rssBytes: number;
   comm: string;
+  /** A kernel thread: nobody's child, nobody's member. */
+  inKernel: boolean;
 };
+
+/** PF_KTHREAD of include/linux/sched.h, in field 9. */
+const KERNEL_THREAD = 0x0020_0000;
 
 /** Linux reports times to user space in USER_HZ, 100 on every architecture procsup runs on. */
 export const TICK_MS = 10;
@@ -47,11 +53,16 @@ function withReserve<T>(read: () => T): T {
  * consistent word of the kernel.
  */
 function readProc(path: string, maxBytes = 4096): string | null {
+  return readProcBytes(path, maxBytes)?.toString("latin1") ?? null;
+}
+
+/** As `readProc`; the bytes are good until the next read. */
+function readProcBytes(path: string, maxBytes: number): Buffer | null {
   try {
     return withReserve(() => {
       const fd = openSync(path, "r");
       try {
-        return scratch.toString("latin1", 0, readSync(fd, scratch, 0, maxBytes, 0));
+        return scratch.subarray(0, readSync(fd, scratch, 0, maxBytes, 0));
       } finally {
         closeSync(fd);
       }
@@ -62,9 +73,10 @@ function readProc(path: string, maxBytes = 4096): string | null {
   }
 }
 
+/** EACCES and EPERM: another user's process does not show this file to us. */
 function isGone(error: unknown): boolean {
-  const code = (error as NodeJS.ErrnoException).code;
-  return code === "ENOENT" || code === "ESRCH";
+  const { code = "" } = error as NodeJS.ErrnoException;
+  return ["ENOENT", "ESRCH", "EACCES", "EPERM"].includes(code);
 }
 
 /** /proc/PID/stat, or null when there is no such process, not even as a zombie. */
@@ -87,6 +99,7 @@ export function readStat(pid: number): Stat | null {
     threads: at(20),
     startTicks: at(22),
     rssBytes: at(24) * pageBytes,
+    inKernel: (at(9) & KERNEL_THREAD) !== 0,
   };
 }
 
@@ -103,38 +116,6 @@ export function commandLine(stat: Stat): string {
   return Buffer.from(raw, "latin1").toString("utf8").replace(/\0+$/, "").replaceAll("\0", " ");
 }
 
-/**
- * The process and all its descendants, parents first. Null where the kernel does not list children
- * (CONFIG_PROC_CHILDREN). Whoever was orphaned is no descendant any more: only `scan` finds those.
- */
-export function descendants(pid: number): Stat[] | null {
-  const found: Stat[] = [];
-  const queue = [pid];
-  for (const next of queue) {
-    // Children first, so that a parent that is seen to live was alive when they were listed.
-    const ofMainThread = readChildren(next, next);
-    const stat = readStat(next);
-    if (stat === null) continue;
-    if (ofMainThread === null) return null;
-    found.push(stat);
-    queue.push(...ofMainThread);
-    if (stat.threads > 1) queue.push(...childrenOfOtherThreads(next));
-  }
-  return found;
-}
-
-/** Null when there is no such thread, or no such file on this kernel. */
-function readChildren(pid: number, thread: number): number[] | null {
-  const line = readProc(`/proc/${pid}/task/${thread}/children`, scratch.length);
-  if (line === null) return null;
-  return line.trimEnd() === "" ? [] : line.trimEnd().split(" ").map(Number);
-}
-
-function childrenOfOtherThreads(pid: number): number[] {
-  const others = listNumbers(`/proc/${pid}/task`).filter((thread) => thread !== pid);
-  return others.flatMap((thread) => readChildren(pid, thread) ?? []);
-}
-
 function listNumbers(path: string): number[] {
   try {
     return withReserve(() => readdirSync(path).map(Number).filter(Number.isInteger));
@@ -144,23 +125,67 @@ function listNumbers(path: string): number[] {
   }
 }
 
+/** What the kernel waits in on behalf of a process, or null where it does not say. man 5 proc_pid_wchan. */
+export function waitsIn(pid: number): string | null {
+  const name = readProc(`/proc/${pid}/wchan`);
+  return name === null || name === "" || name === "0" ? null : name;
+}
+
+/** True when the path of its v2 cgroup has `name` among its parts. man 7 cgroups, /proc/pid/cgroup. */
+export function isInCgroup(pid: number, name: string): boolean {
+  const lines = readProc(`/proc/${pid}/cgroup`)?.split("\n") ?? [];
+  const path = lines.find((line) => line.startsWith("0::"))?.slice(3) ?? "";
+  return path.split("/").includes(name);
+}
+
+/** The soft RLIMIT_LOCKS, also of another user's process; null when it is gone. */
+export function readTag(pid: number): bigint | null {
+  try {
+    return readLocksLimit(pid);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EPERM") throw error;
+    const soft = /^Max file locks +(\d+)/m.exec(readProc(`/proc/${pid}/limits`) ?? "")?.[1];
+    return soft === undefined ? null : BigInt(soft);
+  }
+}
+
+/** The environment it was started with holds PROCSUP_ID and PROCSUP_SOCKET: whose it says it is. */
+export type Mark = { id: string; socket: string };
+
+/** Null when it bears none, shows none (another user's), or overwrote its environment. */
+function readMark(pid: number): Mark | null {
+  const bytes = readProcBytes(`/proc/${pid}/environ`, scratch.length);
+  if (bytes === null || !bytes.includes("PROCSUP_ID=")) return null;
+  const variables = bytes.toString("utf8").split("\0");
+  const value = (name: string) =>
+    variables.find((one) => one.startsWith(`${name}=`))?.slice(name.length + 1) ?? "";
+  return { id: value("PROCSUP_ID"), socket: value("PROCSUP_SOCKET") };
+}
+
+/** A process and the signs by which a member is known. */
+export type Seen = Stat & { tag: bigint | null; mark: Mark | null };
+
 /**
- * Every process of this pid namespace. Reads in batches so that no other call waits more than a
- * millisecond or two, and one scan serves all who asked before it began.
+ * Every process of this pid namespace, kernel threads excepted, newest first: whoever changes its
+ * number all the time is looked at while it still has it. One scan serves all who asked before it
+ * began.
  */
 export const scan = shared(async () => {
-  const pids = listNumbers("/proc");
-  const stats: Stat[] = [];
-  const BATCH = 100;
-  for (let from = 0; from < pids.length; from += BATCH) {
-    if (from > 0) await new Promise(setImmediate);
-    for (const pid of pids.slice(from, from + BATCH)) {
-      const stat = readStat(pid);
-      if (stat !== null) stats.push(stat);
-    }
+  const found: Seen[] = [];
+  const slice = createSlices();
+  for (const pid of listProcesses()) {
+    await slice();
+    const tag = readTag(pid);
+    const stat = readStat(pid);
+    if (stat !== null && !stat.inKernel) found.push({ ...stat, tag, mark: readMark(pid) });
   }
-  return stats;
+  return found;
 });
+
+/** The numbers of all processes, the newest first as far as numbers tell. */
+export function listProcesses(): number[] {
+  return listNumbers("/proc").sort((a, b) => b - a);
+}
 
 /** Callers of one moment share one run; whoever comes after it began gets a later one. */
 function shared<T>(run: () => Promise<T>): () => Promise<T> {

@@ -3,12 +3,13 @@
 
 import { randomBytes } from "node:crypto";
 import { type Checked, limits, type Process, Refusal } from "../client/wire.js";
-import { type Leader, processGroup } from "./containment.js";
-import { type Launch, launch } from "./launch.js";
-import { closeOutput, createOutput } from "./output.js";
-import { type Event, type Exit, isFinal } from "./state.js";
+import type { Containment, Leader, Place } from "./containment.js";
+import { type Failure, type Launch, launch } from "./launch.js";
+import { closeOutput, createOutput, type OutputFds } from "./output.js";
+import { type Exit, isFinal, type Stage } from "./state.js";
 import { descend } from "./supervisor.js";
 import { apply, describe, type Entry, isLiving, type Owner, type Table } from "./table.js";
+import { tagOf } from "./tag.js";
 
 /** What `spawn` needs beyond its params: on whose behalf, as whom, and that user's environment. */
 export type Identity = { owner: Owner; user: string; defaults: Record<string, string> };
@@ -17,11 +18,11 @@ export type Identity = { owner: Owner; user: string; defaults: Record<string, st
  * Launch a process and enter it. Refusals: `shutting_down`, `name_taken`, `limit_exceeded`,
  * `spawn_failed` (then it stays known as `failed`, under the id in the facts).
  */
-export async function spawn(
+export function spawn(
   table: Table,
   params: Checked<"spawn">,
   { owner, user, defaults }: Identity,
-): Promise<Process> {
+): Process {
   const { command, cwd, stopSignal, graceMs, strays, name = null } = params;
   admit(table, name);
   if (params.user !== undefined && params.user !== user) {
@@ -32,7 +33,7 @@ export async function spawn(
     id: mintId(table),
     spec: { command, cwd, stopSignal, graceMs, strays, name, user },
     owner,
-    containment: "group",
+    containment: table.containing.kind,
     state: { at: "starting" },
     leader: null,
     tree: null,
@@ -43,14 +44,15 @@ export async function spawn(
   table.entries.set(entry.id, entry);
   if (name !== null) table.byName.set(name, entry);
 
-  const env = { ...(params.env ?? defaults), ...marks(table, entry) };
-  const launched = await launchWithOutput(table, entry, params.output, env);
-  if (!launched.ok) {
-    const { stage, errno, message } = launched;
+  // The marks come first: a long environment is searched only so far.
+  const env = { ...marks(table, entry), ...(params.env ?? defaults), ...marks(table, entry) };
+  const started = start(table, entry, params.output, env);
+  if (!started.ok) {
+    const { stage, errno, message } = started;
     apply(table, entry, { on: "spawnFailed", nowMs: Date.now(), stage, errno });
     throw new Refusal("spawn_failed", message, { stage, errno, id: entry.id });
   }
-  enter(table, entry, launched.leader);
+  enter(table, entry, started.leader, started.tree);
   return describe(entry);
 }
 
@@ -79,29 +81,46 @@ function marks(table: Table, { id, spec }: Entry): Record<string, string> {
   return spec.name === null ? mark : { ...mark, PROCSUP_NAME: spec.name };
 }
 
-async function launchWithOutput(
+type Started = { ok: true; leader: Leader; tree: Containment } | Failure;
+
+/** Output, then a place, then life; whatever was made is taken down again when the next step fails. */
+function start(
   table: Table,
-  entry: Entry,
+  { id, spec }: Entry,
   mode: Checked<"spawn">["output"],
   env: Record<string, string>,
-): Promise<Launch> {
-  let output: ReturnType<typeof createOutput>;
+): Started {
+  let output: OutputFds;
   try {
-    output = createOutput(table.output, entry.id, mode);
+    output = createOutput(table.output, id, mode);
   } catch (error) {
-    const errno = (error as NodeJS.ErrnoException).code ?? "EUNKNOWN";
-    return { ok: false, stage: "output", errno, message: `${errno}: cannot create output files` };
+    return failure("output", error, "cannot create output files");
   }
   try {
-    const { command, cwd } = entry.spec;
-    return await launch({ command, cwd, env }, output, (exit) => leaderEnded(table, entry, exit));
+    const { tags } = table;
+    const place = table.containing.prepare(id);
+    const { command, cwd } = spec;
+    const tag = tags.inForce ? tagOf(tags.key, id) : null;
+    return settle(launch({ command, cwd, env }, output, place, tag), place);
+  } catch (error) {
+    return failure("contain", error, "cannot make a cgroup");
   } finally {
     closeOutput(output);
   }
 }
 
-function enter(table: Table, entry: Entry, leader: Leader): void {
-  const tree = processGroup(leader);
+function settle(launched: Launch, place: Place): Started {
+  if (launched.ok) return { ...launched, tree: place.hold(launched.leader) };
+  place.abandon();
+  return launched;
+}
+
+function failure(stage: Stage, error: unknown, what: string): Failure {
+  const errno = (error as NodeJS.ErrnoException).code ?? "EUNKNOWN";
+  return { ok: false, stage, errno, message: `${errno}: ${what}` };
+}
+
+function enter(table: Table, entry: Entry, leader: Leader, tree: Containment): void {
   entry.leader = leader;
   entry.tree = tree;
   table.living += 1;
@@ -110,23 +129,41 @@ function enter(table: Table, entry: Entry, leader: Leader): void {
   const { id, spec } = entry;
   const [program = ""] = spec.command;
   table.log.info("spawned", { id, name: spec.name, pid: leader.pid, command: program });
-  tree.emptied().then(
-    () => {
-      if (!isFinal(entry.state)) apply(table, entry, { on: "emptied", nowMs: Date.now() });
-    },
-    (error: Error) => table.log.error("cannot watch a tree", { id, error: String(error.stack) }),
-  );
+  follow(table, entry, leader, tree).catch((error: Error) => {
+    table.log.error("cannot follow a tree", { id, error: String(error.stack) });
+  });
 }
 
-/** Called from the exit callback: nothing may be signalled before the next turn of the loop. */
-function leaderEnded(table: Table, entry: Entry, exit: Exit): void {
+/** From the leader's end to that of the last member: what the table is told, and when. */
+async function follow(
+  table: Table,
+  entry: Entry,
+  leader: Leader,
+  tree: Containment,
+): Promise<void> {
+  await leader.exited;
   const nowMs = Date.now();
-  const events: Event[] = [{ on: "leaderExited", nowMs, exit }];
-  if (entry.tree?.populated() === false) events.push({ on: "emptied", nowMs });
-  apply(table, entry, ...events);
-  if (entry.state.at === "draining" && entry.spec.strays === "end") {
-    setImmediate(() => {
-      if (entry.state.at === "draining" && isLiving(entry)) descend(table, entry, {});
-    });
+  const exit = leader.exit ?? { by: "unknown" };
+  const isOver = await tree.isEmpty();
+  if (leader.neverRan && isOver && entry.state.at === "running") {
+    apply(table, entry, { on: "spawnFailed", nowMs, ...whyNeverRan(exit) });
+  } else if (isOver) {
+    apply(table, entry, { on: "leaderExited", nowMs, exit }, { on: "emptied", nowMs });
+  } else {
+    apply(table, entry, { on: "leaderExited", nowMs, exit });
+    // In a turn of its own: nothing is signalled where ends are reported.
+    await new Promise(setImmediate);
+    if (entry.state.at === "draining" && entry.spec.strays === "end" && isLiving(entry)) {
+      descend(table, entry, {});
+    }
+    await tree.emptied();
+    apply(table, entry, { on: "emptied", nowMs: Date.now() });
   }
+}
+
+/** All that the shell at the gate tells; its own words are in the stderr of the process. */
+function whyNeverRan(exit: Exit): { stage: Stage; errno: string } {
+  const code = exit.by === "code" ? exit.code : 0;
+  if (code === 127) return { stage: "exec", errno: "ENOENT" };
+  return { stage: code === 125 ? "contain" : "exec", errno: "EUNKNOWN" };
 }

@@ -3,7 +3,8 @@
 //
 //   state       means                                    left by                    seen outside as
 //   starting    accepted, not running yet                spawned, spawnFailed       starting
-//   running     the leader lives                         stopAsked, leaderExited    running
+//   running     the leader lives                         stopAsked, leaderExited,   running
+//                                                        spawnFailed
 //   draining    the leader ended unasked, members        emptied, stopAsked,        running (strays
 //               live: ended as strays, or kept           missing                    kept) or stopping
 //   stopping    somebody asked for its end               emptied, missing           stopping
@@ -21,7 +22,7 @@ export type Exit =
   | { by: "unknown" };
 
 /** What was being done when a spawn failed; `command`, `interpreter`, `cwd`: that file is the cause. */
-export type Stage = "output" | "fork" | "cwd" | "command" | "interpreter" | "exec";
+export type Stage = "output" | "contain" | "fork" | "cwd" | "command" | "interpreter" | "exec";
 
 type Ran = { pid: number; startedMs: number };
 
@@ -32,7 +33,7 @@ export type State =
   | ({ at: "stopping"; exit: Exit | null } & Ran)
   | ({ at: "exited"; exit: Exit; endedMs: number } & Ran)
   | ({ at: "terminated"; exit: Exit; endedMs: number } & Ran)
-  | { at: "failed"; stage: Stage; errno: string; endedMs: number }
+  | { at: "failed"; pid: number | null; stage: Stage; errno: string; endedMs: number }
   | ({ at: "lost"; endedMs: number } & Ran);
 
 export type Event =
@@ -61,16 +62,22 @@ function lose({ pid, startedMs }: Ran, nowMs: number): State {
   return { at: "lost", pid, startedMs, endedMs: nowMs };
 }
 
+function fail(pid: number | null, { stage, errno, nowMs }: On<"spawnFailed">): State {
+  return { at: "failed", pid, stage, errno, endedMs: nowMs };
+}
+
 const unknown: Exit = { by: "unknown" };
 
 const table: Table = {
   starting: {
     ...never,
     spawned: (_, { pid, nowMs }) => ({ at: "running", pid, startedMs: nowMs }),
-    spawnFailed: (_, { stage, errno, nowMs }) => ({ at: "failed", stage, errno, endedMs: nowMs }),
+    spawnFailed: (_, event) => fail(null, event),
   },
   running: {
     ...never,
+    // Known only afterwards: what was started did not become the command.
+    spawnFailed: ({ pid }, event) => fail(pid, event),
     stopAsked: (state) => ({ ...state, at: "stopping", exit: null }),
     leaderExited: (state, { exit }) => ({ ...state, at: "draining", exit }),
     missing: (state, { nowMs }) => lose(state, nowMs),

@@ -12,8 +12,10 @@ import {
   type Status,
   statuses,
 } from "../client/wire.js";
+import type { Reach } from "./containment.js";
 import { type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
-import { commandLine } from "./procfs.js";
+import { signalProcess } from "./pidfd.js";
+import { commandLine, type Stat } from "./procfs.js";
 import { isFinal } from "./state.js";
 import {
   apply,
@@ -38,12 +40,23 @@ export async function terminate(
   params: Checked<"terminate">,
 ): Promise<Result<"terminate">> {
   const entry = findLiving(table, params);
+  if (params.dryRun) return rehearse(entry);
   apply(table, entry, { on: "stopAsked", nowMs: Date.now() });
   const ladder = descend(table, entry, params);
   if (!params.wait) return answer(entry, "stopping", "Process is being terminated", null);
   const outcome = await ladder.outcome;
   if (!outcome.gone) throw failure(entry, outcome.survivors);
+  // The ladder and the table hear of the same emptiness; the answer tells what the table says.
+  if (!isFinal(entry.state)) await new Promise<void>((ended) => entry.waiters.add(ended));
   return answer(entry, "terminated", "Process terminated successfully", outcome);
+}
+
+/** What would be ended, and nothing done about it. */
+async function rehearse(entry: Living): Promise<Result<"terminate">> {
+  const members = await membersNow(entry);
+  const message = `Dry run: ${members.length} would be ended, nothing was done`;
+  const status = statusOf(entry) === "stopping" ? "stopping" : "running";
+  return { ...answer(entry, status, message, null), members };
 }
 
 type Wish = { force?: boolean; graceMs?: number | undefined };
@@ -74,7 +87,7 @@ export function descend(table: Table, entry: Living, { force = false, graceMs }:
 
 function answer(
   entry: Entry,
-  status: "stopping" | "terminated",
+  status: Result<"terminate">["status"],
   message: string,
   outcome: Outcome | null,
 ): Result<"terminate"> {
@@ -99,7 +112,8 @@ function failure(entry: Entry, survivors: Survivor[]): Refusal {
   return new Refusal("termination_failed", message, { survivors, process: describe(entry) });
 }
 
-function survivalText(survivors: Survivor[]): string {
+/** Who is still alive, and why: one line. */
+export function survivalText(survivors: Survivor[]): string {
   const named = survivors
     .slice(0, 5)
     .map(({ pid, command, why }) => `PID ${pid} (${command}) ${why}`);
@@ -120,40 +134,29 @@ export async function sendSignal(
     const message = `Process already terminated: PID ${process.pid} has left strays; signal the tree`;
     throw new Refusal("already_terminated", message, { process });
   }
-  // A child that is not reaped yet: the number is its own.
-  if (!permitted(() => process.kill(leader.pid, params.signal))) throw notPermitted(params.signal);
-  return { signaled: 1 };
+  const sent = signalProcess(leader.pidfd, params.signal);
+  const reach = { reached: sent === "sent" ? 1 : 0, refused: sent === "refused" ? 1 : 0 };
+  return { signaled: permitted(params.signal, reach) };
 }
 
 async function signalTree(entry: Living, name: Signal): Promise<number> {
-  const members = await entry.tree.members();
-  if (!(await entry.tree.signal(name))) throw notPermitted(name);
-  return members.length;
+  return permitted(name, await entry.tree.signal(name));
 }
 
-function permitted(send: () => void): boolean {
-  try {
-    send();
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "EPERM") return false;
-    throw error;
-  }
-}
-
-function notPermitted(name: Signal): Refusal {
+function permitted(name: Signal, { reached, refused }: Reach): number {
+  if (reached > 0 || refused === 0) return reached;
   const message = `The kernel refuses ${name}: the process runs as another user`;
-  return new Refusal("permission_denied", message, { errno: "EPERM" });
+  throw new Refusal("permission_denied", message, { errno: "EPERM" });
 }
 
-/** SIGSTOP to every member. */
+/** Keep every member from running. */
 export async function pause(table: Table, params: Checked<"pause">): Promise<Process> {
   const entry = findLiving(table, params);
-  await signalTree(entry, "SIGSTOP");
+  permitted("SIGSTOP", await entry.tree.pause());
   return describe(entry);
 }
 
-/** SIGCONT to every member. */
+/** Let every member run again, whatever stopped it. */
 export async function resume(table: Table, params: Checked<"resume">): Promise<Process> {
   const entry = findLiving(table, params);
   await signalTree(entry, "SIGCONT");
@@ -198,7 +201,7 @@ export async function inspect(table: Table, params: Checked<"status">): Promise<
 /** One look at the kernel serves all who ask in the same turn of the loop. */
 function membersNow(entry: Living): Promise<Member[]> {
   if (entry.members === null) {
-    entry.members = entry.tree.members().then((stats) => stats.map(asMember));
+    entry.members = entry.tree.members().then((stats) => stats.sort(byAge).map(asMember));
     setImmediate(() => {
       entry.members = null;
     });
@@ -206,7 +209,12 @@ function membersNow(entry: Living): Promise<Member[]> {
   return entry.members;
 }
 
-function asMember(stat: Parameters<typeof commandLine>[0]): Member {
+/** Parents before their children. */
+function byAge(a: Stat, b: Stat): number {
+  return a.startTicks - b.startTicks || a.pid - b.pid;
+}
+
+function asMember(stat: Stat): Member {
   const { pid, ppid, state } = stat;
   return { pid, ppid, state, command: commandLine(stat) };
 }

@@ -10,12 +10,13 @@ import {
   Refusal,
   type Status,
 } from "../client/wire.js";
-import type { Containment, Leader } from "./containment.js";
+import type { Containing, Containment, Leader } from "./containment.js";
 import { createHistory, type History, type HistoryBounds, remember } from "./history.js";
 import type { Ladder } from "./ladder.js";
 import type { Log } from "./log.js";
 import { type OutputFolder, removeOutput } from "./output.js";
 import { type Event, isFinal, type State, step } from "./state.js";
+import type { Tags } from "./tag.js";
 
 /** On whose behalf a process runs. */
 export type Owner = { uid: number; name: string | null };
@@ -48,6 +49,9 @@ export type Living = Entry & { tree: Containment };
 export type Table = {
   readonly log: Log;
   readonly output: OutputFolder;
+  /** What holds the trees of new processes together. */
+  readonly containing: Containing;
+  readonly tags: Tags;
   /** The socket that children are told of, in PROCSUP_SOCKET. */
   readonly socket: string;
   /** Told of every change that the outside can see; `entry.state` is the new one. */
@@ -64,7 +68,7 @@ export type Table = {
 
 /** An empty table. */
 export function createTable(
-  parts: Pick<Table, "log" | "output" | "socket" | "publish">,
+  parts: Pick<Table, "log" | "output" | "containing" | "tags" | "socket" | "publish">,
   bounds: HistoryBounds,
 ): Table {
   const table: Table = {
@@ -132,6 +136,7 @@ export function describe(entry: Entry): Process {
     endedAt: "endedMs" in state ? new Date(state.endedMs).toISOString() : null,
     exitCode: exit?.by === "code" ? exit.code : null,
     signal: exit?.by === "signal" ? exit.signal : null,
+    failure: state.at === "failed" ? { stage: state.stage, errno: state.errno } : null,
     containment: entry.containment,
     stopSignal: spec.stopSignal,
     graceMs: spec.graceMs,
@@ -150,6 +155,8 @@ export function apply(table: Table, entry: Entry, ...events: Event[]): void {
 
 function settle(table: Table, entry: Entry): void {
   if (entry.tree !== null) table.living -= 1;
+  entry.tree?.release();
+  entry.leader?.release();
   entry.leader = null;
   entry.tree = null;
   for (const wake of entry.waiters) wake();
@@ -162,8 +169,8 @@ function forget(table: Table, id: string): void {
   const entry = table.entries.get(id);
   if (entry === undefined) return;
   table.entries.delete(id);
-  const pid = "pid" in entry.state ? entry.state.pid : 0;
-  if (table.byPid.get(pid) === entry) table.byPid.delete(pid);
+  const pid = "pid" in entry.state ? entry.state.pid : null;
+  if (pid !== null && table.byPid.get(pid) === entry) table.byPid.delete(pid);
   const { name } = entry.spec;
   if (name !== null && table.byName.get(name) === entry) table.byName.delete(name);
   removeOutput(table.output, id).catch((error: Error) => {

@@ -6,6 +6,7 @@ import { userInfo } from "node:os";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Process } from "../client/client.js";
+import { isPaused } from "./cage.js";
 import { documentOf, setUp, sleep, start } from "./cli.js";
 import { programs } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
@@ -256,12 +257,12 @@ scenario("signal takes names with and without SIG, and numbers", async (scene) =
 scenario("pause stops every member, resume lets them go on", async (scene) => {
   const { cli, client } = await setUp(scene);
   const { id, pid } = await start(client, ["ignores-term.sh"]);
-  const states = async () => (await client.status({ id })).members.map(({ state }) => state);
-  await until("both are there", async () => (await states()).length === 2);
+  const members = async () => (await client.status({ id })).members.map((one) => one.pid);
+  await until("both are there", async () => (await members()).length === 2);
   equal(await cli("pause", id), { code: 0, out: `paused: PID ${pid}\n`, err: "" });
-  await until("all are stopped", async () => (await states()).join("") === "TT");
+  await until("all are paused", async () => (await members()).every(isPaused));
   equal(await cli("resume", id), { code: 0, out: `resumed: PID ${pid}\n`, err: "" });
-  await until("none is stopped", async () => !(await states()).includes("T"));
+  await until("none is paused", async () => !(await members()).some(isPaused));
   const tree = await cli("signal", "--tree", "WINCH", "nobody", id);
   const err = "procsup: Process not found: name nobody\n";
   equal(tree, { code: 4, out: `SIGWINCH sent to ${id} (2 members)\n`, err });

@@ -6,6 +6,7 @@ import net from "node:net";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { type Client, connect } from "../client/client.js";
+import { removeCgroupsOf } from "./cage.js";
 import { type Scene, until, within } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -59,6 +60,10 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
   createInterface({ input: child.stdout }).on("line", (line) => log.push(line));
   createInterface({ input: child.stderr }).on("line", (line) => log.push(line));
   const exited = new Promise<number | null>((done) => child.once("exit", (code) => done(code)));
+  scene.after(
+    async () =>
+      void (await until("a killed daemon's cgroups are gone", () => removeCgroupsOf(state))),
+  );
   scene.after(async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;
     child.kill("SIGTERM");

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
+import { containments, isPaused } from "./cage.js";
 import { programs, startDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
@@ -42,15 +43,20 @@ scenario("status lists the living members as the kernel has them", async (scene)
   await until("one member is left", async () => (await client.status({ id })).members.length <= 1);
 });
 
-scenario("pause stops every member where it stands, resume lets it go on", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
-  const { id } = await startForking(client);
-  const states = async () => (await client.status({ id })).members.map(({ state }) => state);
-  is((await client.pause({ id })).status, "running");
-  await until("both are stopped", async () => (await states()).join() === "T,T");
-  await client.resume({ id });
-  await until("both go on", async () => (await states()).join() === "S,S");
-});
+for (const containment of containments) {
+  scenario(`${containment}: pause holds every member, resume lets it go on`, async (scene) => {
+    const args = ["--containment", containment];
+    const client = await (await startDaemon(scene, { args })).connect();
+    const { id, pid, child } = await startForking(client);
+    is((await client.pause({ id })).status, "running");
+    await until("both are paused", () => [pid, child].every(isPaused));
+    await client.resume({ id });
+    await until("both go on", () => ![pid, child].some(isPaused));
+    await client.pause({ id });
+    // A paused tree runs its handlers when it is told to end: TERM is not KILL.
+    is((await client.terminate({ id })).forced, false);
+  });
+}
 
 scenario("a signal goes to the leader alone, or to every member", async (scene) => {
   const client = await (await startDaemon(scene)).connect();
@@ -320,7 +326,8 @@ scenario("info says what is in force", async (scene) => {
   const client = await daemon.connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const info = await client.info({});
-  equal([info.pid, info.wire, info.containment], [daemon.pid, 1, "group"]);
+  equal([info.pid, info.wire, info.strays], [daemon.pid, 1, 0]);
+  is(info.containment, (await client.status({ id })).containment);
   is(info.counts["running"], 1);
   is(info.limits["lineBytes"], 1_048_576);
   await client.terminate({ id });

@@ -46,6 +46,13 @@ export function scenario(
   test.run();
 }
 
+/** A scenario that this machine cannot play: printed with its reason, counted, a failure under CI. */
+export function skipped(name: string, reason: string): void {
+  const test = suite(`${name}: skipped, ${reason}`);
+  test.skip(name);
+  test.run();
+}
+
 function asError([first, ...rest]: unknown[]): Error {
   const error = first instanceof Error ? first : new Error(`not an Error: ${String(first)}`);
   for (const other of rest) error.message += `\n  and then: ${String(other)}`;
@@ -84,11 +91,16 @@ export async function until<T>(
 
 /** Alive as the kernel has it: in /proc and no zombie, or a zombie leader whose threads run on. */
 export function isAlive(pid: number): boolean {
-  const stat = readOr(`/proc/${pid}/stat`, "");
-  if (stat === "") return false;
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const fields = statFields(pid);
+  if (fields === null) return false;
   const [state] = fields;
   return state !== "X" && (state !== "Z" || Number(fields[17]) > 1);
+}
+
+/** What /proc/PID/stat says from the state on: state, parent, group, session; null when it is gone. */
+export function statFields(pid: number): string[] | null {
+  const stat = readOr(`/proc/${pid}/stat`, "");
+  return stat === "" ? null : stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
 /** Pids of living processes whose command line or environment holds `mark`, this one excepted. */

@@ -12,7 +12,7 @@ const states: State[] = [
   { at: "stopping", ...ran, exit: null },
   { at: "exited", ...ran, exit, endedMs: 2 },
   { at: "terminated", ...ran, exit, endedMs: 2 },
-  { at: "failed", stage: "exec", errno: "ENOENT", endedMs: 2 },
+  { at: "failed", pid: null, stage: "exec", errno: "ENOENT", endedMs: 2 },
   { at: "lost", ...ran, endedMs: 2 },
 ];
 
@@ -30,6 +30,7 @@ const follows: Record<string, State["at"]> = {
   "starting spawned": "running",
   "starting spawnFailed": "failed",
   "running stopAsked": "stopping",
+  "running spawnFailed": "failed",
   "running leaderExited": "draining",
   "running missing": "lost",
   "draining stopAsked": "stopping",

@@ -1,0 +1,89 @@
+// Which containment is in force: found out once, at start, by really holding and killing a process.
+
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { cgroups, hasEvent, removeCgroup, untilEvent } from "./cgroup.js";
+import type { Containing } from "./containment.js";
+import { groups } from "./group.js";
+import { launch } from "./launch.js";
+import { CannotStart } from "./listen.js";
+import type { Settings } from "./settings.js";
+import type { Tags } from "./tag.js";
+
+/** `folder`: where this daemon's cgroups are, null without them; `why`: what spoke against them. */
+export type Choice = { containing: Containing; folder: string | null; why: string | null };
+
+/** How long the probe may take to be seen in its cgroup: some 10 ms where all is well. */
+const PROBE_MS = 2_000;
+const PROBE = "probe";
+
+/**
+ * What `wanted` says, or with `auto` cgroups where they can be had. Throws CannotStart when cgroups
+ * are demanded and cannot be had. Cgroups that earlier runs left empty are removed.
+ */
+export async function chooseContainment(
+  { containment: wanted, socket }: Settings,
+  tags: Tags,
+): Promise<Choice> {
+  const byGroup = { containing: groups(tags, socket), folder: null };
+  if (wanted === "group") return { ...byGroup, why: "--containment=group" };
+  try {
+    const folder = join(ownCgroup(), `procsup-${tags.key.toString(16).padStart(8, "0")}`);
+    mkdirSync(folder, { recursive: true });
+    removeLeftovers(folder);
+    await probe(folder);
+    return { containing: cgroups(folder), folder, why: null };
+  } catch (cause) {
+    const why = (cause as Error).message;
+    if (wanted === "auto") return { ...byGroup, why };
+    const fix = "delegate a cgroup to it, or use --containment=auto";
+    throw new CannotStart(`--containment=cgroup cannot be had here: ${why}; ${fix}`, { cause });
+  }
+}
+
+/** The folder of the v2 cgroup that we live in; only below it may we make others. man 7 cgroups. */
+function ownCgroup(): string {
+  const lines = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
+  // man 5 proc_pid_mountinfo: fields 4 and 5 are the mount's root and its place.
+  const mount = lines.find((line) => line.includes(" - cgroup2 "))?.split(" ");
+  const own = /^0::(.*)$/m.exec(readFileSync("/proc/self/cgroup", "utf8"))?.[1];
+  const [, , , root = "", place = ""] = mount ?? [];
+  if (mount === undefined || own === undefined) throw new Error("no cgroup v2 is mounted");
+  const inside = own.startsWith(root) && root !== "/" ? own.slice(root.length) : own;
+  return join(fromOctal(place), inside);
+}
+
+/** Spaces and the like stand as octal escapes. */
+function fromOctal(place: string): string {
+  return place.replace(/\\([0-7]{3})/g, (_, octal: string) =>
+    String.fromCharCode(Number.parseInt(octal, 8)),
+  );
+}
+
+/** Whoever lives in one of them is a stray of an earlier run: nobody is killed unasked. */
+function removeLeftovers(folder: string): void {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.isDirectory()) removeCgroup(join(folder, entry.name));
+  }
+}
+
+/** Does a process enter, is it seen there, does it die of the one write, and is that seen? */
+async function probe(base: string): Promise<void> {
+  const place = cgroups(base).prepare(PROBE);
+  const folder = join(base, PROBE);
+  const command = { command: ["sleep", "60"], cwd: "/", env: {} };
+  const launched = launch(command, { stdout: null, stderr: null }, place, null);
+  if (!launched.ok) {
+    place.abandon();
+    throw new Error(launched.message);
+  }
+  const { leader } = launched;
+  const tree = place.hold(leader);
+  await untilEvent(folder, () => hasEvent(folder, "populated"), PROBE_MS);
+  const hasEntered = hasEvent(folder, "populated");
+  await tree.kill();
+  await tree.emptied();
+  leader.release();
+  tree.release();
+  if (!hasEntered) throw new Error("a process cannot enter a cgroup of ours");
+}

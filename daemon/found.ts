@@ -1,0 +1,129 @@
+// A containment made of whatever a search finds: nothing holds its members, so they are looked for again
+// at each step, stopped before they are killed, and believed gone only when two searches in a row
+// find nobody. What is searched for is not decided here.
+
+import { closeSync } from "node:fs";
+import { setTimeout as pause } from "node:timers/promises";
+import type { Signal } from "../client/wire.js";
+import { type Containment, type Leader, signalEach } from "./containment.js";
+import { hold, reachesGroups, signalGroup, signalIfOurs, untilEnded } from "./pidfd.js";
+import { isLiving, listProcesses, readStat, readTag, type Seen } from "./procfs.js";
+import { createSlices } from "./slices.js";
+
+/** A pause when no pidfd is to be had (EMFILE): the one place that polls, and only while that lasts. */
+const NO_PIDFD_PAUSE_MS = 50;
+
+export type Search = {
+  /** The living members, newest first. */
+  find(): Promise<Seen[]>;
+  /** Whose group is signalled as one; null when they never had a common leader. */
+  leader: Leader | null;
+  /** What all of them bear that have not shed it, and nobody else; null when there is no such tag. */
+  tag: bigint | null;
+};
+
+export function holdFound({ find, leader, tag }: Search): Containment {
+  let emptied: Promise<void> | null = null;
+  const hasLeader = () => leader !== null && leader.exit === null;
+
+  const isEmpty = async () => {
+    // Twice: who forks and ends between two looks of one search is in neither.
+    if (hasLeader() || (await find()).length > 0) return false;
+    return (await find()).length === 0;
+  };
+  const untilEmpty = async () => {
+    await leader?.exited;
+    while (!(await isEmpty())) {
+      const oldest = (await find()).at(-1);
+      if (oldest !== undefined) await untilGone(oldest);
+    }
+  };
+  /** STOP whoever is found, until a search finds nobody that was not stopped before: none is left to fork. */
+  const stopAll = async () => {
+    const stopped = new Set<string>();
+    for (;;) {
+      while (tag !== null && (await stopTagged(tag, stopped)) > 0);
+      const members = await find();
+      const fresh = members.filter((member) => !stopped.has(nameOf(member)));
+      if (fresh.length === 0) return members;
+      for (const member of fresh) stopped.add(nameOf(member));
+      signalAll(leader, fresh, ["SIGSTOP"]);
+    }
+  };
+  return {
+    kind: "group",
+    members: find,
+    signal: async (...signals) => signalAll(leader, await find(), signals),
+    kill: async () => signalAll(leader, await stopAll(), ["SIGKILL"]),
+    pause: async () => ({ reached: (await stopAll()).length, refused: 0 }),
+    isEmpty,
+    emptied() {
+      emptied ??= untilEmpty();
+      return emptied;
+    },
+    release: () => undefined,
+  };
+}
+
+function nameOf({ pid, startTicks }: { pid: number; startTicks: number }): string {
+  return `${pid} ${startTicks}`;
+}
+
+/** The same start, and the same tag: a stranger that got the number in that tick does not bear ours. */
+function isSame(seen: Seen): boolean {
+  const now = readStat(seen.pid);
+  return now !== null && now.startTicks === seen.startTicks && readTag(seen.pid) === seen.tag;
+}
+
+/** The group in one call, so that a fork cannot slip through it; then whoever is not in the group. */
+function signalAll(leader: Leader | null, members: readonly Seen[], signals: readonly Signal[]) {
+  const isInside = ({ pgrp }: Seen) => leader !== null && pgrp === leader.pid;
+  const inside = members.filter(isInside);
+  const outside = members.filter((member) => !isInside(member));
+  const reach = signalEach(leader, outside, isSame, signals);
+  if (leader === null || !isOwnGroup(leader, inside)) return reach;
+  const [sent] = signals.map((signal) => signalGroup(leader, signal));
+  if (sent === "sent") reach.reached += inside.length;
+  if (sent === "refused") reach.refused += inside.length;
+  return reach;
+}
+
+/** The number of a group is nobody else's while the group has a member. */
+function isOwnGroup(leader: Leader, inside: readonly Seen[]): boolean {
+  return reachesGroups || leader.exit === null ? inside.length > 0 : inside.some(isSame);
+}
+
+/**
+ * One quick pass that looks at tags only and stops whoever bears this one: quicker than a process can
+ * change its number. Returns how many it had not stopped before.
+ */
+async function stopTagged(tag: bigint, stopped: Set<string>): Promise<number> {
+  const before = stopped.size;
+  const slice = createSlices();
+  for (const pid of listProcesses()) {
+    await slice();
+    if (readTag(pid) === tag) stopOne(pid, tag, stopped);
+  }
+  return stopped.size - before;
+}
+
+function stopOne(pid: number, tag: bigint, stopped: Set<string>): void {
+  const stat = readStat(pid);
+  if (stat === null || !isLiving(stat) || stopped.has(nameOf(stat))) return;
+  stopped.add(nameOf(stat));
+  signalIfOurs(pid, () => readTag(pid) === tag, "SIGSTOP");
+}
+
+async function untilGone(member: Seen): Promise<void> {
+  let pidfd: number | null;
+  try {
+    pidfd = hold(member.pid);
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (code !== "EMFILE" && code !== "ENFILE") throw error;
+    return pause(NO_PIDFD_PAUSE_MS);
+  }
+  if (pidfd === null) return;
+  if (isSame(member)) await untilEnded(pidfd);
+  else closeSync(pidfd);
+}

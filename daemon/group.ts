@@ -1,0 +1,91 @@
+// The containment where no cgroups are to be had: a tree is found again by every sign that its members
+// bear. Whoever sheds all of them at once is lost to it, which is why it is called "group", not more.
+
+import type { Containing, Containment, Leader } from "./containment.js";
+import { holdFound } from "./found.js";
+import { reachesGroups, signalGroup } from "./pidfd.js";
+import { isLiving, readStat, type Seen, scan } from "./procfs.js";
+import { type Tags, tagOf } from "./tag.js";
+
+/** `socket` is the one that the marks of this daemon name. */
+export function groups(tags: Tags, socket: string): Containing {
+  return {
+    kind: "group",
+    prepare: (id) => ({
+      enter: (image) => image,
+      hold: (leader) => {
+        const tag = tags.inForce ? tagOf(tags.key, id) : null;
+        return holdGroup({ leader, id, socket, tag });
+      },
+      abandon: () => undefined,
+    }),
+    rooms: () => new Map(),
+    close: async () => undefined,
+  };
+}
+
+type Signs = { leader: Leader; id: string; socket: string; tag: bigint | null };
+
+function holdGroup(signs: Signs): Containment {
+  /** Members of the last search, number and start: they are members whatever they have shed since. */
+  let known = new Map<number, number>();
+  let isReleased = false;
+  const find = async () => {
+    const all = await scan();
+    if (isReleased) return [];
+    const found = membersAmong(all, signs, known);
+    known = new Map(found.map(({ pid, startTicks }) => [pid, startTicks]));
+    return found;
+  };
+  const release = () => {
+    isReleased = true;
+  };
+  return { ...holdFound({ find, leader: signs.leader, tag: signs.tag }), release };
+}
+
+/** By tag, mark, group, session or earlier knowledge; then whoever descends from those. */
+function membersAmong(
+  all: readonly Seen[],
+  { leader, id, socket, tag }: Signs,
+  known: ReadonlyMap<number, number>,
+): Seen[] {
+  const ownsNumber = leader.exit === null || hasGroup(leader);
+  const bearsSign = (one: Seen) =>
+    (tag !== null && one.tag === tag) ||
+    (ownsNumber && (one.session === leader.pid || one.pgrp === leader.pid)) ||
+    known.get(one.pid) === one.startTicks ||
+    (one.mark?.id === id && one.mark.socket === socket);
+  const members = new Set(all.filter(bearsSign));
+  const children = groupByParent(all.filter((one) => !members.has(one)));
+  for (const member of members) {
+    for (const child of children.get(member.pid) ?? []) {
+      if (isChildNow(child, member)) members.add(child);
+    }
+  }
+  return [...members].filter(isLiving);
+}
+
+/**
+ * A number passes to nobody while a group bears it, zombies included. Asked after the scan: so it was
+ * ours all through it. Without the group flag the kernel cannot be asked whose group that is.
+ */
+function hasGroup(leader: Leader): boolean {
+  return reachesGroups && signalGroup(leader, null) !== "nobody";
+}
+
+function groupByParent(all: readonly Seen[]): Map<number, Seen[]> {
+  const children = new Map<number, Seen[]>();
+  for (const one of all) {
+    const siblings = children.get(one.ppid);
+    if (siblings === undefined) children.set(one.ppid, [one]);
+    else siblings.push(one);
+  }
+  return children;
+}
+
+/** Asked again, child first: within a scan the parent's number may have passed to somebody else. */
+function isChildNow(child: Seen, parent: Seen): boolean {
+  const now = readStat(child.pid);
+  if (now?.ppid !== parent.pid || now.startTicks !== child.startTicks) return false;
+  return readStat(parent.pid)?.startTicks === parent.startTicks;
+}

@@ -1,4 +1,0 @@
-#!/bin/sh
-# Where it runs and with which variables.
-pwd
-exec env
