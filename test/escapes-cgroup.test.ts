@@ -1,0 +1,3 @@
+import { playMatrix } from "./escapes.js";
+
+playMatrix("cgroup");
