@@ -8,46 +8,50 @@ import { readDurationMs } from "../client/arguments.js";
 import { cliFile, documentOf, listenTo, runCli, setUp, sleep } from "./cli.js";
 import { scenario } from "./scenario.js";
 
-scenario("with --json every answer and every error is one document", async (scene) => {
-  const { cli, client } = await setUp(scene);
-  const { id } = await client.spawn({ command: sleep, name: "web" });
-  const cases: [number, string | null, string[]][] = [
-    [0, null, ["list", "--json"]],
-    [0, null, ["--json", "list"]],
-    [0, null, ["status", "web", "--json"]],
-    [0, null, ["usage", "--json", "web"]],
-    [0, null, ["info", "--json"]],
-    [0, null, ["logs", "--json", "web"]],
-    [0, null, ["signal", "CONT", "web", "--json"]],
-    [0, null, ["pause", "--json", "web"]],
-    [0, null, ["resume", "--json", "web"]],
-    [124, null, ["wait", "web", "--timeout", "1ms", "--json"]],
-    [127, "spawn_failed", ["start", "--json", "no-such-command"]],
-    [4, "process_not_found", ["status", "nobody", "--json"]],
-    [4, "process_not_found", ["usage", "nobody", "--json"]],
-    [4, "process_not_found", ["logs", "nobody", "--json"]],
-    [4, "process_not_found", ["logs", "-f", "nobody", "--json"]],
-    [4, "process_not_found", ["terminate", "--json", "nobody"]],
-    [4, "process_not_found", ["kill", "--json", "nobody"]],
-    [4, "process_not_found", ["signal", "--json", "HUP", "nobody"]],
-    [125, "process_not_found", ["wait", "nobody", "--json"]],
-    [2, "invalid_params", ["status", "0", "--json"]],
-    [1, "disconnected", ["list", "--json", "--socket", join(scene.folder, "none")]],
-    [1, "disconnected", ["--socket", join(scene.folder, "none"), "list", "--json"]],
-    [2, "usage", ["list", "--bogus", "--json"]],
-    [2, "usage", ["signal", "--json", "NOPE", "web"]],
-    [2, "usage", ["status", "--json"]],
-    [2, "usage", ["lst", "--json"]],
-  ];
-  const check = async ([code, kind, args]: (typeof cases)[number]) => {
-    const said = await cli(...args);
-    const { error } = documentOf(said) as { error?: { kind: string; message: string } };
-    equal([said.code, said.err, error?.kind ?? null], [code, "", kind], args.join(" "));
-    if (error !== undefined) match(error.message, /^\S/);
-  };
-  await Promise.all(cases.map(check));
-  await check([0, null, ["stop", "--json", id]]);
-});
+scenario(
+  "with --json every answer and every error is one document",
+  async (scene) => {
+    const { cli, client } = await setUp(scene);
+    const { id } = await client.spawn({ command: sleep, name: "web" });
+    const cases: [number, string | null, string[]][] = [
+      [0, null, ["list", "--json"]],
+      [0, null, ["--json", "list"]],
+      [0, null, ["status", "web", "--json"]],
+      [0, null, ["usage", "--json", "web"]],
+      [0, null, ["info", "--json"]],
+      [0, null, ["logs", "--json", "web"]],
+      [0, null, ["signal", "CONT", "web", "--json"]],
+      [0, null, ["pause", "--json", "web"]],
+      [0, null, ["resume", "--json", "web"]],
+      [124, null, ["wait", "web", "--timeout", "1ms", "--json"]],
+      [127, "spawn_failed", ["start", "--json", "no-such-command"]],
+      [4, "process_not_found", ["status", "nobody", "--json"]],
+      [4, "process_not_found", ["usage", "nobody", "--json"]],
+      [4, "process_not_found", ["logs", "nobody", "--json"]],
+      [4, "process_not_found", ["logs", "-f", "nobody", "--json"]],
+      [4, "process_not_found", ["terminate", "--json", "nobody"]],
+      [4, "process_not_found", ["kill", "--json", "nobody"]],
+      [4, "process_not_found", ["signal", "--json", "HUP", "nobody"]],
+      [125, "process_not_found", ["wait", "nobody", "--json"]],
+      [2, "invalid_params", ["status", "0", "--json"]],
+      [1, "disconnected", ["list", "--json", "--socket", join(scene.folder, "none")]],
+      [1, "disconnected", ["--socket", join(scene.folder, "none"), "list", "--json"]],
+      [2, "usage", ["list", "--bogus", "--json"]],
+      [2, "usage", ["signal", "--json", "NOPE", "web"]],
+      [2, "usage", ["status", "--json"]],
+      [2, "usage", ["lst", "--json"]],
+    ];
+    const check = async ([code, kind, args]: (typeof cases)[number]) => {
+      const said = await cli(...args);
+      const { error } = documentOf(said) as { error?: { kind: string; message: string } };
+      equal([said.code, said.err, error?.kind ?? null], [code, "", kind], args.join(" "));
+      if (error !== undefined) match(error.message, /^\S/);
+    };
+    await Promise.all(cases.map(check));
+    await check([0, null, ["stop", "--json", id]]);
+  },
+  60_000,
+);
 
 scenario("who cannot connect learns which socket, why, and what to do", async (scene) => {
   const at = (name: string) => join(scene.folder, name);

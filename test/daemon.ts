@@ -4,7 +4,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import net from "node:net";
 import { join, resolve } from "node:path";
-import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
 import { type Client, connect } from "../client/client.js";
 import { removeCgroupsOf } from "./cage.js";
 import { type Scene, until, within } from "./scenario.js";
@@ -57,8 +57,8 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
     stdio: ["ignore", "pipe", "pipe"],
   });
   const log: string[] = [];
-  createInterface({ input: child.stdout }).on("line", (line) => log.push(line));
-  createInterface({ input: child.stderr }).on("line", (line) => log.push(line));
+  onLines(child.stdout, (line) => log.push(line));
+  onLines(child.stderr, (line) => log.push(line));
   const exited = new Promise<number | null>((done) => child.once("exit", (code) => done(code)));
   scene.after(
     async () =>
@@ -85,6 +85,20 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
     },
     raw: () => openRaw(scene, socket),
   };
+}
+
+/** Cut at newlines alone: since Node 24 readline also cuts at U+2028 and U+2029, which JSON may hold. */
+function onLines(stream: Readable, take: (line: string) => void): void {
+  let rest = "";
+  stream.setEncoding("utf8");
+  stream.on("data", (text: string) => {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) take(line);
+  });
+  stream.on("end", () => {
+    if (rest !== "") take(rest);
+  });
 }
 
 /** A socket and the lines that came over it, parsed. */
@@ -121,12 +135,10 @@ export async function openRaw(scene: Scene, path: string): Promise<Raw> {
   const lines: string[] = [];
   let wake = () => {};
   let over = false;
-  const reader = createInterface({ input: socket });
-  reader.on("line", (line) => {
+  onLines(socket, (line) => {
     lines.push(line);
     wake();
   });
-  reader.on("error", () => socket.destroy());
   const ended = new Promise<void>((done) => {
     const end = () => {
       over = true;

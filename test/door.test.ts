@@ -199,6 +199,7 @@ scenario(
       events += 1;
     }
   },
+  60_000,
 );
 
 scenario(
