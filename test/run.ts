@@ -60,6 +60,7 @@ function judge(path: string, code: number | null, output: string): Counts {
 }
 
 async function main(): Promise<void> {
+  console.log(`node ${process.version}`);
   const only = process.argv.slice(2);
   const folder = import.meta.dirname;
   const files = readdirSync(folder, { recursive: true, encoding: "utf8" })
