@@ -2,9 +2,10 @@
 // kernel itself says when it is empty. Documentation/admin-guide/cgroup-v2.rst.
 
 import {
+  closeSync,
   mkdirSync,
+  openSync,
   readdirSync,
-  readFileSync,
   rmdirSync,
   statSync,
   watch,
@@ -14,7 +15,7 @@ import { basename, join } from "node:path";
 import { type Containing, type Containment, type Leader, signalEach } from "./containment.js";
 import { enterCgroup } from "./gate.js";
 import { signalGroup } from "./pidfd.js";
-import { isInCgroup, isLiving, readStat, type Stat } from "./procfs.js";
+import { isInCgroup, readList, readListAgain, readStat } from "./procfs.js";
 
 /** How long a pause waits for the last member to stand still; one in the kernel stops when it leaves it. */
 const FREEZE_MS = 1_000;
@@ -23,17 +24,45 @@ const REMOVE_MS = 1_000;
 /** How often to look when the system has no inotify watch left: the one place that polls, while that lasts. */
 const NO_WATCH_PAUSE_MS = 50;
 
+/** A cgroup, and its two lists kept open: they are read at every turn. */
+type Room = { readonly folder: string; readonly procs: number; readonly events: number };
+
+function openRoom(folder: string): Room {
+  mkdirSync(folder);
+  try {
+    const procs = openSync(join(folder, "cgroup.procs"), "r");
+    return { folder, procs, events: openOther(join(folder, "cgroup.events"), procs) };
+  } catch (error) {
+    rmdirSync(folder);
+    throw error;
+  }
+}
+
+function openOther(path: string, first: number): number {
+  try {
+    return openSync(path, "r");
+  } catch (error) {
+    closeSync(first);
+    throw error;
+  }
+}
+
+function closeRoom({ folder, procs, events }: Room): void {
+  closeSync(procs);
+  closeSync(events);
+  void removeSoon(folder);
+}
+
 /** One cgroup per process, named by its id, below `base`, which exists and is writable. */
 export function cgroups(base: string): Containing {
   return {
     kind: "cgroup",
     prepare(id) {
-      const folder = join(base, id);
-      mkdirSync(folder);
+      const room = openRoom(join(base, id));
       return {
-        enter: (image) => enterCgroup(join(folder, "cgroup.procs"), image),
-        hold: (leader) => holdCgroup(leader, folder, id),
-        abandon: () => void removeSoon(folder),
+        enter: (image) => enterCgroup(join(room.folder, "cgroup.procs"), image),
+        hold: (leader) => holdCgroup(leader, room, id),
+        abandon: () => closeRoom(room),
       };
     },
     rooms: () => new Map(childrenOf(base).map((folder) => [basename(folder), listMembers(folder)])),
@@ -41,47 +70,54 @@ export function cgroups(base: string): Containing {
   };
 }
 
-function holdCgroup(leader: Leader, folder: string, id: string): Containment {
+function holdCgroup(leader: Leader, room: Room, id: string): Containment {
+  const { folder } = room;
   let emptied: Promise<void> | null = null;
-  let paused = false;
-  let isReleased = false;
+  let isPaused = false;
+  let isGone = false;
+  const isOurs = (pid: number) => isInCgroup(pid, id);
   /** The leader is a member from its first moment, also while it is on its way in. */
   const members = () => {
-    if (isReleased) return [];
-    const pids = listMembers(folder);
+    if (isGone) return [];
+    const pids = pidsIn(readListAgain(room.procs)).concat(childrenOf(folder).flatMap(listMembers));
     if (leader.exit === null && !pids.includes(leader.pid)) pids.push(leader.pid);
-    return pids.map(readStat).filter((stat): stat is Stat => stat !== null && isLiving(stat));
+    return pids;
   };
   const freeze = (on: boolean) => {
-    if (paused === on || isReleased) return;
-    paused = on;
+    if (isPaused === on || isGone) return;
+    isPaused = on;
     writeFileSync(join(folder, "cgroup.freeze"), on ? "1" : "0");
   };
-  const isEmpty = () => isReleased || (leader.exit !== null && !hasEvent(folder, "populated"));
+  /** Once empty it stays so: nobody is left to enter it. */
+  const isEmpty = () => {
+    isGone ||= leader.exit !== null && !hasEvent(readListAgain(room.events), "populated");
+    return isGone;
+  };
   return {
     kind: "cgroup",
     members: async () => members(),
     async signal(...signals) {
-      const reach = signalEach(leader, members(), ({ pid }) => isInCgroup(pid, id), signals);
+      const reach = signalEach(leader, members(), isOurs, signals);
       if (signals.includes("SIGCONT")) freeze(false);
       return reach;
     },
     async kill() {
-      const found = members();
-      if (found.length === 0) return { reached: 0, refused: 0 };
+      const reached = members();
+      if (reached.length === 0) return { reached, refused: [] };
       // On its way in the leader is not a member yet, but its group is it. Then whoever is inside.
       if (leader.exit === null) signalGroup(leader, "SIGKILL");
       writeFileSync(join(folder, "cgroup.kill"), "1");
       // cgroup.kill passes over a zombie whose threads live (kernel: css_task_iter_advance).
-      const zombies = found.filter(({ state }) => state === "Z");
-      signalEach(leader, zombies, ({ pid }) => isInCgroup(pid, id), ["SIGKILL"]);
-      return { reached: found.length, refused: 0 };
+      const zombies = reached.filter((pid) => readStat(pid)?.state === "Z");
+      signalEach(leader, zombies, isOurs, ["SIGKILL"]);
+      return { reached, refused: [] };
     },
     async pause() {
-      const reached = members().length;
+      const reached = members();
       freeze(true);
-      await untilEvent(folder, () => hasEvent(folder, "frozen"), FREEZE_MS);
-      return { reached, refused: 0 };
+      const isFrozen = () => hasEvent(readListAgain(room.events), "frozen");
+      await untilEvent(folder, isFrozen, FREEZE_MS);
+      return { reached, refused: [] };
     },
     isEmpty: async () => isEmpty(),
     emptied() {
@@ -89,17 +125,26 @@ function holdCgroup(leader: Leader, folder: string, id: string): Containment {
       return emptied;
     },
     release() {
-      isReleased = true;
-      void removeSoon(folder);
+      isGone = true;
+      closeRoom(room);
     },
   };
 }
 
-/** The numbers of the processes in a cgroup and those below it; those of other pid namespaces are 0. */
+/**
+ * The numbers of the living processes in a cgroup and those below it; none when it is gone, since only
+ * one that holds nobody can be removed. Those of other pid namespaces are listed as 0.
+ */
 function listMembers(folder: string): number[] {
-  const lines = readGroupFile(folder, "cgroup.procs").split("\n");
-  const own = lines.map(Number).filter((pid) => pid > 0);
-  return [...own, ...childrenOf(folder).flatMap(listMembers)];
+  const own = pidsIn(readList(join(folder, "cgroup.procs")));
+  return own.concat(childrenOf(folder).flatMap(listMembers));
+}
+
+function pidsIn(lines: string): number[] {
+  return lines
+    .split("\n")
+    .map(Number)
+    .filter((pid) => pid > 0);
 }
 
 /** Cgroups that the tree has made itself. A folder has a link from each: no need to list most. */
@@ -110,21 +155,9 @@ function childrenOf(folder: string): string[] {
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
-/** `populated`: a living process is in it or below; `frozen`: all of them stand still. */
-export function hasEvent(folder: string, key: "populated" | "frozen"): boolean {
-  const text = readGroupFile(folder, "cgroup.events");
-  return text.includes(`${key} 1\n`);
-}
-
-/** Empty when the cgroup is gone: only one that held nobody can have been removed. */
-function readGroupFile(folder: string, name: string): string {
-  try {
-    return readFileSync(join(folder, name), "latin1");
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "ENODEV") throw error;
-    return "";
-  }
+/** In the text of cgroup.events. `populated`: somebody lives in it or below; `frozen`: all stand still. */
+export function hasEvent(events: string, key: "populated" | "frozen"): boolean {
+  return events.includes(`${key} 1\n`);
 }
 
 /**
@@ -168,21 +201,21 @@ function watchEvents(folder: string, look: () => void): () => void {
 /** Remove an empty cgroup and those below it; true when it is gone. Whoever lives in one keeps it. */
 export function removeCgroup(folder: string): boolean {
   try {
-    for (const child of childrenOf(folder)) removeCgroup(child);
     rmdirSync(folder);
     return true;
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") return true;
     if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
-    return false;
+    const children = childrenOf(folder);
+    return children.length > 0 && children.every(removeCgroup) && removeCgroup(folder);
   }
 }
 
 /** The last threads of a member that has ended may be in the kernel yet: EBUSY for some milliseconds. */
 async function removeSoon(folder: string): Promise<void> {
   for (let waitMs = 1; !removeCgroup(folder) && waitMs < REMOVE_MS; waitMs *= 2) {
-    if (hasEvent(folder, "populated")) return;
+    if (hasEvent(readList(join(folder, "cgroup.events")), "populated")) return;
     await new Promise((resolve) => setTimeout(resolve, waitMs));
   }
 }

@@ -7,6 +7,7 @@ import type { Containing } from "./containment.js";
 import { groups } from "./group.js";
 import { launch } from "./launch.js";
 import { CannotStart } from "./listen.js";
+import { readList } from "./procfs.js";
 import type { Settings } from "./settings.js";
 import type { Tags } from "./tag.js";
 
@@ -79,8 +80,9 @@ async function probe(base: string): Promise<void> {
   }
   const { leader } = launched;
   const tree = place.hold(leader);
-  await untilEvent(folder, () => hasEvent(folder, "populated"), PROBE_MS);
-  const hasEntered = hasEvent(folder, "populated");
+  const isInside = () => hasEvent(readList(join(folder, "cgroup.events")), "populated");
+  await untilEvent(folder, isInside, PROBE_MS);
+  const hasEntered = isInside();
   await tree.kill();
   await tree.emptied();
   leader.release();

@@ -3,8 +3,7 @@
 
 import type { ContainmentKind, Signal } from "../client/wire.js";
 import type { Image } from "./native.js";
-import { type Sent, signalIfOurs, signalProcess } from "./pidfd.js";
-import type { Stat } from "./procfs.js";
+import { type Sent, signalHeld, signalProcess } from "./pidfd.js";
 import type { Exit } from "./state.js";
 
 /** The first process of a tree: a child of this daemon, held by a pidfd from spawn to `release`. */
@@ -12,9 +11,9 @@ export type Leader = {
   readonly pid: number;
   /** -1 once released: the number of the descriptor may be another's then. */
   pidfd: number;
-  /** Which process that is, for whoever has to know it again: never the number alone. */
-  readonly identity: { readonly startTicks: number; readonly inode: bigint };
-  /** Set before `exited` resolves; from then on the number may be somebody else's. */
+  /** Which process that is, for whoever has to know it again: never the number alone. Soon not null. */
+  identity: { readonly startTicks: number; readonly inode: bigint } | null;
+  /** Set before `exited` resolves; a turn later the number may be somebody else's. */
   exit: Exit | null;
   /** It ended as the wrapper that was to become the command: the command itself never ran. */
   neverRan: boolean;
@@ -22,13 +21,13 @@ export type Leader = {
   release(): void;
 };
 
-/** How many members a signal reached, and how many we were not permitted to signal. */
-export type Reach = { reached: number; refused: number };
+/** The members that a signal reached, and those that we were not permitted to signal. */
+export type Reach = { reached: number[]; refused: number[] };
 
 export interface Containment {
   readonly kind: ContainmentKind;
-  /** The living members, as the kernel has them now, the newest first. */
-  members(): Promise<Stat[]>;
+  /** The numbers of the living members, as the kernel has them now. */
+  members(): Promise<number[]>;
   /**
    * Send signals, in this order, to every living member, each held and proven ours before. Nobody
    * left is no error. SIGCONT also ends a pause.
@@ -71,20 +70,20 @@ export type Containing = {
  * Send `signals` to each of `members`: the leader through its own pidfd, everybody else through a new
  * one, after `isOurs` has been asked of the process that it holds.
  */
-export function signalEach<M extends Stat>(
+export function signalEach(
   leader: Leader | null,
-  members: readonly M[],
-  isOurs: (member: M) => boolean,
+  members: readonly number[],
+  isOurs: (pid: number) => boolean,
   signals: readonly Signal[],
 ): Reach {
-  const reach: Reach = { reached: 0, refused: 0 };
-  for (const member of members) {
-    const isLeader = member.pid === leader?.pid && leader.exit === null;
+  const reach: Reach = { reached: [], refused: [] };
+  for (const pid of members) {
+    const isLeader = pid === leader?.pid && leader.exit === null;
     const sent = isLeader
       ? sendAll(signals, (signal) => signalProcess(leader.pidfd, signal))
-      : sendAll(signals, (signal) => signalIfOurs(member.pid, () => isOurs(member), signal));
-    if (sent === "sent") reach.reached += 1;
-    if (sent === "refused") reach.refused += 1;
+      : signalHeld(pid, isOurs, (pidfd) => sendAll(signals, (one) => signalProcess(pidfd, one)));
+    if (sent === "sent") reach.reached.push(pid);
+    if (sent === "refused") reach.refused.push(pid);
   }
   return reach;
 }

@@ -5,8 +5,15 @@
 import { closeSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Signal } from "../client/wire.js";
-import { type Containment, type Leader, signalEach } from "./containment.js";
-import { hold, reachesGroups, signalGroup, signalIfOurs, untilEnded } from "./pidfd.js";
+import { type Containment, type Leader, type Reach, signalEach } from "./containment.js";
+import {
+  hold,
+  reachesGroups,
+  signalGroup,
+  signalHeld,
+  signalProcess,
+  untilEnded,
+} from "./pidfd.js";
 import { isLiving, listProcesses, readStat, readTag, type Seen } from "./procfs.js";
 import { createSlices } from "./slices.js";
 
@@ -24,12 +31,14 @@ export type Search = {
 
 export function holdFound({ find, leader, tag }: Search): Containment {
   let emptied: Promise<void> | null = null;
-  const hasLeader = () => leader !== null && leader.exit === null;
+  let isGone = false;
 
   const isEmpty = async () => {
+    if (isGone) return true;
+    if (leader !== null && leader.exit === null) return false;
     // Twice: who forks and ends between two looks of one search is in neither.
-    if (hasLeader() || (await find()).length > 0) return false;
-    return (await find()).length === 0;
+    isGone = (await find()).length === 0 && (await find()).length === 0;
+    return isGone;
   };
   const untilEmpty = async () => {
     await leader?.exited;
@@ -52,10 +61,10 @@ export function holdFound({ find, leader, tag }: Search): Containment {
   };
   return {
     kind: "group",
-    members: find,
+    members: async () => (await find()).map(pidOf),
     signal: async (...signals) => signalAll(leader, await find(), signals),
     kill: async () => signalAll(leader, await stopAll(), ["SIGKILL"]),
-    pause: async () => ({ reached: (await stopAll()).length, refused: 0 }),
+    pause: async () => ({ reached: (await stopAll()).map(pidOf), refused: [] }),
     isEmpty,
     emptied() {
       emptied ??= untilEmpty();
@@ -70,22 +79,31 @@ function nameOf({ pid, startTicks }: { pid: number; startTicks: number }): strin
 }
 
 /** The same start, and the same tag: a stranger that got the number in that tick does not bear ours. */
-function isSame(seen: Seen): boolean {
-  const now = readStat(seen.pid);
-  return now !== null && now.startTicks === seen.startTicks && readTag(seen.pid) === seen.tag;
+function isSame(seen: Seen | undefined): boolean {
+  const now = seen === undefined ? null : readStat(seen.pid);
+  return now !== null && now.startTicks === seen?.startTicks && readTag(now.pid) === seen.tag;
 }
 
 /** The group in one call, so that a fork cannot slip through it; then whoever is not in the group. */
-function signalAll(leader: Leader | null, members: readonly Seen[], signals: readonly Signal[]) {
-  const isInside = ({ pgrp }: Seen) => leader !== null && pgrp === leader.pid;
-  const inside = members.filter(isInside);
-  const outside = members.filter((member) => !isInside(member));
-  const reach = signalEach(leader, outside, isSame, signals);
+function signalAll(
+  leader: Leader | null,
+  members: readonly Seen[],
+  signals: readonly Signal[],
+): Reach {
+  const seen = new Map(members.map((member) => [member.pid, member]));
+  const isOurs = (pid: number) => isSame(seen.get(pid));
+  const inside = members.filter(({ pgrp }) => pgrp === leader?.pid);
+  const outside = members.filter(({ pgrp }) => pgrp !== leader?.pid);
+  const reach = signalEach(leader, outside.map(pidOf), isOurs, signals);
   if (leader === null || !isOwnGroup(leader, inside)) return reach;
   const [sent] = signals.map((signal) => signalGroup(leader, signal));
-  if (sent === "sent") reach.reached += inside.length;
-  if (sent === "refused") reach.refused += inside.length;
+  if (sent === "sent") reach.reached.push(...inside.map(pidOf));
+  if (sent === "refused") reach.refused.push(...inside.map(pidOf));
   return reach;
+}
+
+function pidOf({ pid }: Seen): number {
+  return pid;
 }
 
 /** The number of a group is nobody else's while the group has a member. */
@@ -111,7 +129,8 @@ function stopOne(pid: number, tag: bigint, stopped: Set<string>): void {
   const stat = readStat(pid);
   if (stat === null || !isLiving(stat) || stopped.has(nameOf(stat))) return;
   stopped.add(nameOf(stat));
-  signalIfOurs(pid, () => readTag(pid) === tag, "SIGSTOP");
+  const isOurs = () => readTag(pid) === tag;
+  signalHeld(pid, isOurs, (pidfd) => signalProcess(pidfd, "SIGSTOP"));
 }
 
 async function untilGone(member: Seen): Promise<void> {

@@ -3,7 +3,7 @@
 
 import type { Signal } from "../client/wire.js";
 import type { Containment } from "./containment.js";
-import { commandLine, type Stat, waitsIn } from "./procfs.js";
+import { commandLine, readStat, type Stat, waitsIn } from "./procfs.js";
 
 /** A member that outlived the ladder, and what the kernel says of it. */
 export type Survivor = {
@@ -60,24 +60,22 @@ export function startLadder(tree: Containment, descent: Descent): Ladder {
 async function descend(tree: Containment, descent: Descent, grace: Deadline): Promise<Outcome> {
   const begunMs = performance.now();
   const seen = new Set<number>();
-  const look = async () => {
-    const members = await tree.members();
-    for (const { pid } of members) seen.add(pid);
-    return members;
+  const note = (pids: readonly number[]) => {
+    for (const pid of pids) seen.add(pid);
   };
 
-  let gone = (await look()).length === 0 && (await tree.isEmpty());
+  let gone = await tree.isEmpty();
   let survivors: Survivor[] = [];
   let forced = false;
   if (!gone && !descent.force) {
-    await tree.signal(descent.stopSignal, "SIGCONT");
+    const { reached, refused } = await tree.signal(descent.stopSignal, "SIGCONT");
+    note([...reached, ...refused]);
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {
     forced = true;
-    survivors = await kill(tree, look);
+    survivors = await kill(tree, note);
   }
-  if (survivors.length === 0) await tree.emptied();
   return {
     gone: survivors.length === 0,
     forced,
@@ -88,18 +86,22 @@ async function descend(tree: Containment, descent: Descent, grace: Deadline): Pr
 }
 
 /** KILL until nobody is left, again and again for whoever was on its way in; who outlives all of it. */
-async function kill(tree: Containment, look: () => Promise<Stat[]>): Promise<Survivor[]> {
+async function kill(
+  tree: Containment,
+  note: (pids: readonly number[]) => void,
+): Promise<Survivor[]> {
   const endMs = performance.now() + KILL_WAIT_MS;
   for (let waitMs = KILL_AGAIN_MS; ; waitMs *= 2) {
-    await look();
-    const { refused } = await tree.kill();
+    const { reached, refused } = await tree.kill();
+    note([...reached, ...refused]);
     const round = createDeadline(waitMs);
     const gone = await firstOf(tree.emptied(), round.passed);
     round.cancel();
     if (gone) return [];
     if (performance.now() < endMs) continue;
-    const living = await look();
-    if (living.length > 0) return living.map((member) => describe(member, refused > 0));
+    const living = (await tree.members()).flatMap((pid) => readStat(pid) ?? []);
+    note(living.map(({ pid }) => pid));
+    if (living.length > 0) return living.map((one) => describe(one, refused.includes(one.pid)));
   }
 }
 

@@ -82,9 +82,8 @@ function startAsExecvp(image: Image, spawn: (image: Image) => number): number {
 
 function leaderOf(pid: number): Leader {
   const pidfd = hold(pid);
-  const stat = readStat(pid);
   // Our own child, and nobody else reaps it: its number cannot have gone.
-  if (pidfd === null || stat === null) throw new Error(`the child ${pid} has vanished`);
+  if (pidfd === null) throw new Error(`the child ${pid} has vanished`);
   let report: () => void;
   const exited = new Promise<void>((resolvePromise) => {
     report = resolvePromise;
@@ -92,15 +91,37 @@ function leaderOf(pid: number): Leader {
   const close = watchEnd(pidfd, () => {
     const ended = waitEnded(pidfd, "peek");
     leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE;
-    leader.exit = exitOf(waitEnded(pidfd, "reap"));
+    leader.exit = exitOf(ended);
     report();
+    setImmediate(reap);
   });
-  const identity = { startTicks: stat.startTicks, inode: inodeOf(pidfd) };
-  const release = () => {
-    leader.pidfd = -1;
-    close();
+  const identify = () => {
+    if (leader.identity !== null) return;
+    leader.identity = { startTicks: readStat(pid)?.startTicks ?? 0, inode: inodeOf(pidfd) };
   };
-  const leader: Leader = { pid, pidfd, identity, exit: null, neverRan: false, exited, release };
+  let isReaped = false;
+  const reap = () => {
+    if (isReaped) return;
+    isReaped = true;
+    identify();
+    waitEnded(pidfd, "reap");
+  };
+  const leader: Leader = {
+    pid,
+    pidfd,
+    identity: null,
+    exit: null,
+    neverRan: false,
+    exited,
+    release() {
+      reap();
+      leader.pidfd = -1;
+      close();
+    },
+  };
+  // A turn later, when whoever asked has its answer: what is being exec'ed is slow to tell. At the
+  // latest before it is reaped: as a zombie it still has its start.
+  setImmediate(identify);
   return leader;
 }
 

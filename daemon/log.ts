@@ -28,13 +28,17 @@ export function logStyle(env: Readonly<Record<string, string | undefined>>): Log
   return isatty(1) ? "terminal" : "json";
 }
 
-/** Records up to `info` priority go to stdout, warnings and errors to stderr. */
+/**
+ * Records up to `info` priority go to stdout, warnings and errors to stderr. They are made into text
+ * a millisecond later, or by `flush`: whoever waits for an answer is answered first.
+ */
 export function createLog(level: string, style: LogStyle): Log {
   const transport = new StreamTransport();
-  const { timestamp, combine, json, printf } = winston.format;
+  const { combine, json, printf } = winston.format;
+  const time = (info: Info) => new Date(String(info["timestamp"])).toTimeString().slice(0, 8);
   const formats = {
-    json: combine(timestamp(), json()),
-    terminal: printf((info) => `${new Date().toTimeString().slice(0, 8)} ${human(info)}`),
+    json: combine(json()),
+    terminal: printf((info) => `${time(info)} ${human(info)}`),
     journal: printf((info) => `<${winston.config.syslog.levels[info.level] ?? 6}>${human(info)}`),
   };
   const logger = winston.createLogger({
@@ -43,18 +47,36 @@ export function createLog(level: string, style: LogStyle): Log {
     format: formats[style],
     transports: [transport],
   });
+  let waiting: winston.LogEntry[] = [];
+  const write = () => {
+    const due = waiting;
+    waiting = [];
+    for (const entry of due) logger.log(entry);
+  };
+  const take = (name: string) => {
+    return (message: string, fields: Fields = {}) => {
+      if (!logger.isLevelEnabled(name)) return;
+      if (waiting.length === 0) setTimeout(write, SOON_MS).unref();
+      waiting.push({ level: name, message, ...fields, timestamp: new Date().toISOString() });
+    };
+  };
   return {
-    error: (message, fields = {}) => void logger.log("error", message, fields),
-    warning: (message, fields = {}) => void logger.log("warning", message, fields),
-    info: (message, fields = {}) => void logger.log("info", message, fields),
-    debug: (message, fields = {}) => void logger.log("debug", message, fields),
-    flush: () => transport.flush(),
+    error: take("error"),
+    warning: take("warning"),
+    info: take("info"),
+    debug: take("debug"),
+    flush: () => {
+      write();
+      transport.flush();
+    },
   };
 }
 
+type Info = winston.Logform.TransformableInfo;
+
 /** `message key=value ...`; values are JSON, so that no client text can end a line or start a field. */
-function human(info: winston.Logform.TransformableInfo): string {
-  const { level, message, ...fields } = info;
+function human(info: Info): string {
+  const { level, message, timestamp: _, ...fields } = info;
   const parts = Object.entries(fields).map(([key, value]) => `${key}=${plain(value)}`);
   const head = level === "info" ? [] : [`${level}:`];
   return [...head, oneLine(String(message)), ...parts].join(" ");
@@ -80,7 +102,7 @@ const RETRY_MS = 20;
 const FLUSH_MS = 500;
 
 /**
- * Writes straight to the descriptors, a millisecond late and at the latest at exit. A pipe or terminal
+ * Writes straight to the descriptors, a turn later and at the latest at exit. A pipe or terminal
  * that stands still must not stop the daemon: it is reopened non-blocking, for our own copy only,
  * and lines wait in a bounded queue; what does not fit is dropped and counted. winston's own
  * transports lose queued lines at exit (research/packages.md, 4).
@@ -139,10 +161,10 @@ function put(sink: Sink, line: string): void {
   }
   sink.queue.push(bytes);
   sink.queuedBytes += bytes.length;
-  drainIn(sink, SOON_MS);
+  drainIn(sink, 0);
 }
 
-/** Callers are answered first: the lines of one turn are written after its replies. */
+/** The lines of one turn are written together. */
 function drainIn(sink: Sink, ms: number): void {
   if (sink.waiting) return;
   sink.waiting = true;

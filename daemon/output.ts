@@ -2,7 +2,7 @@
 // Output never passes through the daemon on its way to disk; offsets are for ever valid.
 
 import { closeSync, openSync, watch } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
 
@@ -56,8 +56,11 @@ export function closeOutput({ stdout, stderr }: OutputFds): void {
 }
 
 export async function removeOutput(folder: OutputFolder, id: string): Promise<void> {
-  await rm(file(folder, id, "stdout"), { force: true });
-  await rm(file(folder, id, "stderr"), { force: true });
+  for (const stream of ["stdout", "stderr"] as const) {
+    await unlink(file(folder, id, stream)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error; // `merged` and `null` have fewer files
+    });
+  }
 }
 
 /** The file, or null when this process has none for that stream (`merged`, `null`, never ran). */

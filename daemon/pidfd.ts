@@ -66,11 +66,15 @@ export function hold(pid: number): number | null {
  * Signal a process of which only the number is known: hold it, judge it, then signal whom is held.
  * `isOurs` is asked while the number cannot pass to anybody else, unless its bearer is dead.
  */
-export function signalIfOurs(pid: number, isOurs: () => boolean, signal: Signal): Sent {
+export function signalHeld(
+  pid: number,
+  isOurs: (pid: number) => boolean,
+  send: (pidfd: number) => Sent,
+): Sent {
   const pidfd = hold(pid);
   if (pidfd === null) return "nobody";
   try {
-    return isOurs() ? signalProcess(pidfd, signal) : "nobody";
+    return isOurs(pid) ? send(pidfd) : "nobody";
   } finally {
     closeSync(pidfd);
   }

@@ -73,6 +73,41 @@ function readProcBytes(path: string, maxBytes: number): Buffer | null {
   }
 }
 
+/** The text of a list of the kernel's, however long; empty when it is gone, or going. */
+export function readList(path: string): string {
+  try {
+    return withReserve(() => {
+      const fd = openSync(path, "r");
+      try {
+        return readListAgain(fd);
+      } finally {
+        closeSync(fd);
+      }
+    });
+  } catch (error) {
+    if (isGone(error)) return "";
+    throw error;
+  }
+}
+
+/** Less than any page: a list that goes on fills its page to the last record (kernel: seq_read_iter). */
+const LAST_READ_BYTES = 2048;
+
+/** As `readList`, of a file that is kept open: the kernel writes the list anew for each read from 0. */
+export function readListAgain(fd: number): string {
+  let text = "";
+  let position = 0;
+  try {
+    for (let bytes = scratch.length; bytes > LAST_READ_BYTES; position += bytes) {
+      bytes = readSync(fd, scratch, 0, scratch.length, position);
+      text += scratch.toString("latin1", 0, bytes);
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENODEV") throw error; // removed, see readList
+  }
+  return text;
+}
+
 /** EACCES and EPERM: another user's process does not show this file to us. */
 function isGone(error: unknown): boolean {
   const { code = "" } = error as NodeJS.ErrnoException;

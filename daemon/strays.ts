@@ -59,7 +59,7 @@ async function knownMembers(table: Table): Promise<Set<number>> {
   const slice = createSlices();
   for (const entry of [...table.entries.values()].filter(hasTree)) {
     await slice();
-    for (const { pid } of await entry.tree.members()) pids.add(pid);
+    for (const pid of await entry.tree.members()) pids.add(pid);
   }
   return pids;
 }

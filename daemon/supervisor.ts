@@ -12,10 +12,10 @@ import {
   type Status,
   statuses,
 } from "../client/wire.js";
-import type { Reach } from "./containment.js";
+import type { Containment, Reach } from "./containment.js";
 import { type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
-import { signalProcess } from "./pidfd.js";
-import { commandLine, type Stat } from "./procfs.js";
+import { type Sent, signalProcess } from "./pidfd.js";
+import { commandLine, isLiving as isAlive, readStat, type Stat } from "./procfs.js";
 import { isFinal } from "./state.js";
 import {
   apply,
@@ -134,8 +134,10 @@ export async function sendSignal(
     const message = `Process already terminated: PID ${process.pid} has left strays; signal the tree`;
     throw new Refusal("already_terminated", message, { process });
   }
-  const sent = signalProcess(leader.pidfd, params.signal);
-  const reach = { reached: sent === "sent" ? 1 : 0, refused: sent === "refused" ? 1 : 0 };
+  const { pid, pidfd } = leader;
+  const sent = signalProcess(pidfd, params.signal);
+  const of = (wanted: Sent) => (sent === wanted ? [pid] : []);
+  const reach = { reached: of("sent"), refused: of("refused") };
   return { signaled: permitted(params.signal, reach) };
 }
 
@@ -144,7 +146,7 @@ async function signalTree(entry: Living, name: Signal): Promise<number> {
 }
 
 function permitted(name: Signal, { reached, refused }: Reach): number {
-  if (reached > 0 || refused === 0) return reached;
+  if (reached.length > 0 || refused.length === 0) return reached.length;
   const message = `The kernel refuses ${name}: the process runs as another user`;
   throw new Refusal("permission_denied", message, { errno: "EPERM" });
 }
@@ -201,12 +203,16 @@ export async function inspect(table: Table, params: Checked<"status">): Promise<
 /** One look at the kernel serves all who ask in the same turn of the loop. */
 function membersNow(entry: Living): Promise<Member[]> {
   if (entry.members === null) {
-    entry.members = entry.tree.members().then((stats) => stats.sort(byAge).map(asMember));
+    entry.members = statsOf(entry.tree).then((stats) => stats.sort(byAge).map(asMember));
     setImmediate(() => {
       entry.members = null;
     });
   }
   return entry.members;
+}
+
+async function statsOf(tree: Containment): Promise<Stat[]> {
+  return (await tree.members()).flatMap((pid) => readStat(pid) ?? []).filter(isAlive);
 }
 
 /** Parents before their children. */
@@ -261,7 +267,7 @@ export async function usage(
   const { tree, leader } = entry;
   const { pid } = describe(entry);
   const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
-  const measured = await sampler.measure({ leaderPid, members: () => tree.members() });
+  const measured = await sampler.measure({ leaderPid, members: () => statsOf(tree) });
   return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
 }
 

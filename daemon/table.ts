@@ -155,14 +155,18 @@ export function apply(table: Table, entry: Entry, ...events: Event[]): void {
 
 function settle(table: Table, entry: Entry): void {
   if (entry.tree !== null) table.living -= 1;
-  entry.tree?.release();
-  entry.leader?.release();
+  const { tree, leader } = entry;
   entry.leader = null;
   entry.tree = null;
   for (const wake of entry.waiters) wake();
   entry.waiters.clear();
-  remember(table.history, entry.id, JSON.stringify(entry.spec.command).length);
   logEnd(table.log, entry);
+  // Whoever waits is answered first.
+  setImmediate(() => {
+    tree?.release();
+    leader?.release();
+    remember(table.history, entry.id, JSON.stringify(entry.spec.command).length);
+  });
 }
 
 function forget(table: Table, id: string): void {
