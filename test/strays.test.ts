@@ -1,0 +1,109 @@
+// What is told of trees that do not behave: who would be ended, who outlives KILL, who belongs to nobody.
+
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { equal, is, match } from "uvu/assert";
+import { Refusal } from "../client/wire.js";
+import { containments } from "./cage.js";
+import { programs, startDaemon } from "./daemon.js";
+import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+
+async function start(scene: Scene, containment: string, command: string[]) {
+  const daemon = await startDaemon(scene, { args: ["--containment", containment] });
+  const client = await daemon.connect();
+  const { id, pid } = await client.spawn({ command });
+  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+  return { daemon, client, id, pid: pid ?? 0 };
+}
+
+for (const containment of containments) {
+  scenario(`${containment}: a dry run names everybody and ends nobody`, async (scene) => {
+    const command = [join(programs, "daemonizes.sh")];
+    const { client, id, pid } = await start(scene, containment, command);
+    const { members } = await until("the daemon stands", async () => {
+      const said = await client.terminate({ id, dryRun: true });
+      equal([said.status, said.ended], ["running", 0]);
+      return (said.members?.length ?? 0) > 1 && said;
+    });
+    const pids = members?.map((one) => one.pid) ?? [];
+    is(pids[0], pid);
+    equal(pids.map(isAlive), Array(pids.length).fill(true));
+    is((await client.terminate({ id })).ended, pids.length);
+    equal(pids.map(isAlive), Array(pids.length).fill(false));
+  });
+
+  scenario(
+    `${containment}: what an earlier run has left is listed, and ended when asked`,
+    async (scene) => {
+      const command = [join(programs, "forks-child.sh")];
+      const first = await start(scene, containment, command);
+      const { members } = await first.client.status({ id: first.id });
+      const left = members.map((one) => one.pid).sort();
+      first.daemon.child.kill("SIGKILL");
+      await first.daemon.exited;
+      const args = ["--containment", containment];
+      const client = await (await startDaemon(scene, { args })).connect();
+      const own = await client.spawn({ command: ["sleep", "1000"] });
+      const { strays } = await client.strays({});
+      equal(strays.map((one) => one.pid).sort(), left);
+      is((await client.info({})).strays, left.length);
+      is(strays[0]?.by, containment === "cgroup" ? "cgroup" : "tag");
+      is((await client.strays({ end: true })).ended, left.length);
+      equal(
+        left.map(isAlive),
+        left.map(() => false),
+      );
+      // Who belongs to a known process is none of its business.
+      is(isAlive(own.pid ?? 0), true);
+      equal((await client.strays({})).strays, []);
+    },
+  );
+}
+
+/** A cgroup of version 1 that holds its processes even against KILL. */
+const freezer = "/sys/fs/cgroup/freezer";
+const outlives = "who outlives KILL is named, and the next terminate tries again";
+
+if (process.getuid?.() !== 0 || !existsSync(join(freezer, "cgroup.procs"))) {
+  if (process.env["CI"] === undefined) skipped(outlives, "needs root and a v1 freezer cgroup");
+} else {
+  for (const containment of containments) {
+    scenario(`${containment}: ${outlives}`, async (scene) => {
+      const { client, id, pid } = await start(scene, containment, [
+        join(programs, "forks-child.sh"),
+      ]);
+      const folder = join(freezer, `procsup-test-${process.pid}`);
+      mkdirSync(folder);
+      scene.after(async () => void (await until("the freezer is empty", () => removed(folder))));
+      const thaw = () => writeFileSync(join(folder, "freezer.state"), "THAWED");
+      scene.after(thaw);
+      writeFileSync(join(folder, "cgroup.procs"), String(pid));
+      writeFileSync(join(folder, "freezer.state"), "FROZEN");
+      const isFrozen = () => readFileSync(join(folder, "freezer.state"), "utf8") === "FROZEN\n";
+      await until("it is frozen", isFrozen);
+      const refusal = await client.terminate({ id, graceMs: 50 }).catch((error: unknown) => error);
+      if (!(refusal instanceof Refusal)) throw new Error("expected a refusal");
+      const [survivor, ...others] = refusal.facts["survivors"] as Record<string, unknown>[];
+      equal([refusal.kind, survivor?.["pid"], others], ["termination_failed", pid, []]);
+      match(refusal.message, /^Failed to terminate process: 1 still alive: PID \d+ /);
+      match(String(survivor?.["waitsIn"]), /./);
+      equal([(await client.status({ id })).status, isAlive(pid)], ["stopping", true]);
+      thaw();
+      const said = await client.terminate({ id }).catch((error: Refusal) => error.kind);
+      // Thawed, the KILL of before takes effect at once: perhaps before it is asked again.
+      if (typeof said !== "string") is(said.status, "terminated");
+      else is(said, "already_terminated");
+      is(isAlive(pid), false);
+    });
+  }
+}
+
+function removed(folder: string): boolean {
+  try {
+    rmdirSync(folder);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EBUSY") throw error;
+    return false;
+  }
+}
