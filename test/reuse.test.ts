@@ -1,0 +1,70 @@
+// A number is not an identity: in a pid namespace of its own the kernel is told which number to give
+// next, and an innocent process gets that of a leader that is gone while its tree lives on.
+
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { equal, is } from "uvu/assert";
+import type { Refusal } from "../client/wire.js";
+import { containments } from "./cage.js";
+import { startDaemon } from "./daemon.js";
+import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+
+const INSIDE = "PROCSUP_TEST_INSIDE";
+const namespace = ["-pf", "--mount-proc", "--kill-child"];
+
+/** A process of no business of procsup's that bears this number, group and session included. */
+function innocentWith(scene: Scene, pid: number): ChildProcess | false {
+  writeFileSync("/proc/sys/kernel/ns_last_pid", String(pid - 1));
+  const child = spawn("sleep", ["100"], { detached: true, stdio: "ignore" });
+  scene.after(() => void child.kill("SIGKILL"));
+  return child.pid === pid && child;
+}
+
+async function spareInnocent(scene: Scene, containment: string): Promise<void> {
+  const daemon = await startDaemon(scene, { args: ["--containment", containment] });
+  const client = await daemon.connect();
+  const command = ["sh", "-c", "setsid sleep 100 & sleep 0.1"];
+  const trees = await Promise.all(
+    [1, 2].map(() => client.spawn({ command, strays: "keep" as const })),
+  );
+  for (const { id, pid } of trees) {
+    await until("the leader is gone, its stray lives", async () => {
+      const { members } = await client.status({ id });
+      return !isAlive(pid ?? 0) && members.length === 1;
+    });
+    await until("an innocent has its number", () => innocentWith(scene, pid ?? 0));
+  }
+  const [first, second] = trees.map(({ id, pid }) => ({ id, pid: pid ?? 0 }));
+  if (first === undefined || second === undefined) throw new Error("two were spawned");
+  const refused = client.signal({ id: first.id, signal: "SIGKILL" });
+  is(await refused.catch((error: Refusal) => error.kind), "already_terminated");
+  await client.pause({ id: first.id });
+  await client.resume({ id: first.id });
+  equal(await client.signal({ id: first.id, signal: "SIGCONT", to: "tree" }), { signaled: 1 });
+  is((await client.terminate({ id: first.id, force: true })).ended, 1);
+  is((await client.terminate({ id: second.id })).ended, 1);
+  daemon.child.kill("SIGTERM");
+  await daemon.exited;
+  equal([first.pid, second.pid].map(isAlive), [true, true]);
+}
+
+const what = "an innocent with a dead leader's number is spared, whatever is done to the tree";
+const outside = spawnSync("unshare", [...namespace, "true"], { encoding: "utf8" });
+
+for (const containment of containments) {
+  const name = `${containment}: ${what}`;
+  if (process.env[INSIDE] !== undefined) {
+    if (process.env[INSIDE] === containment)
+      scenario(name, (scene) => spareInnocent(scene, containment));
+  } else if (outside.status !== 0) {
+    skipped(name, `no pid namespace: ${outside.stderr.trim()}`);
+  } else {
+    scenario(name, () => {
+      const env = { ...process.env, [INSIDE]: containment };
+      const argv = [...namespace, process.execPath, fileURLToPath(import.meta.url)];
+      const { status, stdout, stderr } = spawnSync("unshare", argv, { env, encoding: "utf8" });
+      equal([status, /Passed: +1/.test(stdout)], [0, true], `${stdout}${stderr}`);
+    });
+  }
+}
