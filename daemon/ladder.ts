@@ -68,8 +68,9 @@ async function descend(tree: Containment, descent: Descent, grace: Deadline): Pr
   let survivors: Survivor[] = [];
   let forced = false;
   if (!gone && !descent.force) {
-    const { reached, refused } = await tree.signal(descent.stopSignal, "SIGCONT");
-    note([...reached, ...refused]);
+    // Counted before: members may end by the end of others, ahead of their own signal.
+    note(await tree.members());
+    await tree.signal(descent.stopSignal, "SIGCONT");
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {
