@@ -8,11 +8,10 @@ import type { Identity } from "./spawn.js";
 const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /**
- * The identity behind a connection: owned by whoever connected, run as the daemon's own user. Read
+ * The identity behind a connection: owned by whoever connected, run as `own`, the daemon's user. Read
  * once, at accept: credentials are those of the connect(2). man 7 unix.
  */
-export function identityOf(socket: Socket): Identity {
-  const own = ownIdentity();
+export function identityOf(socket: Socket, own: Identity): Identity {
   const uid = callerUid(socket);
   if (uid === own.owner.uid) return own;
   return { ...own, owner: { uid, name: uid === 0 ? "root" : null } };
@@ -24,7 +23,8 @@ function callerUid(socket: Socket): number {
   return peerCredentials(_handle.fd).uid;
 }
 
-function ownIdentity(): Identity {
+/** The daemon's own user, as at login. */
+export function ownIdentity(): Identity {
   const uid = process.getuid?.() ?? 0;
   try {
     const { username: name, homedir: HOME, shell } = userInfo();

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
-import { identityOf } from "./caller.js";
+import { identityOf, ownIdentity } from "./caller.js";
 import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
@@ -57,10 +57,11 @@ async function run(settings: Settings): Promise<void> {
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
 
+  const own = ownIdentity();
   const server = net.createServer({ allowHalfOpen: true });
   const closeConnections = serve(server, answer, (listener, connection) => ({
     listener,
-    identity: identityOf(connection),
+    identity: identityOf(connection, own),
   }));
   const removeSocket = await listen(server, settings.socket);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
