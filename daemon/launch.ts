@@ -218,14 +218,10 @@ function explain(command: Command, error: NodeJS.ErrnoException): Failure {
   const errno = error.code ?? "EUNKNOWN";
   const [file = ""] = command.command;
   const failed = (stage: Stage, message: string): Failure => ({ ok: false, stage, errno, message });
-  switch (errno) {
-    case "EAGAIN":
-    case "EMFILE":
-    case "ENFILE":
-    case "ENOMEM":
-      return failed("fork", `${errno}: the system has no room for another process`);
-    case "E2BIG":
-      return failed("exec", "E2BIG: arguments and environment are too long for the kernel");
+  const full = noRoom(errno);
+  if (full !== null) return full;
+  if (errno === "E2BIG") {
+    return failed("exec", "E2BIG: arguments and environment are too long for the kernel");
   }
   if (!isReachableFolder(command.cwd)) {
     return failed("cwd", `${errno}: cannot enter the working directory ${command.cwd}`);
@@ -237,6 +233,13 @@ function explain(command: Command, error: NodeJS.ErrnoException): Failure {
   }
   if (errno === "EACCES") return failed("command", `EACCES: not an executable file: ${found}`);
   return failed("exec", `${errno}: cannot execute ${found}`);
+}
+
+/** The failure that a system at its limits is, whatever ran into them; null for any other errno. */
+export function noRoom(errno: string): Failure | null {
+  if (!["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"].includes(errno)) return null;
+  const message = `${errno}: the system has no room for another process`;
+  return { ok: false, stage: "fork", errno, message };
 }
 
 function isReachableFolder(path: string): boolean {

@@ -4,7 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { type Checked, limits, type Process, Refusal } from "../client/wire.js";
 import type { Containment, Leader, Place } from "./containment.js";
-import { type Failure, type Launch, launch } from "./launch.js";
+import { type Failure, type Launch, launch, noRoom } from "./launch.js";
 import { closeOutput, createOutput, type OutputFds } from "./output.js";
 import { type Exit, isFinal, type Stage } from "./state.js";
 import { descend } from "./supervisor.js";
@@ -45,7 +45,8 @@ export function spawn(
   if (name !== null) table.byName.set(name, entry);
 
   // The marks come first: a long environment is searched only so far.
-  const env = { ...marks(table, entry), ...(params.env ?? defaults), ...marks(table, entry) };
+  const own = marks(table, entry);
+  const env = { ...own, ...(params.env ?? defaults), ...own };
   const started = start(table, entry, params.output, env);
   if (!started.ok) {
     const { stage, errno, message } = started;
@@ -103,7 +104,8 @@ function start(
     const tag = tags.inForce ? tagOf(tags.key, id) : null;
     return settle(launch({ command, cwd, env }, output, place, tag), place);
   } catch (error) {
-    return failure("contain", error, "cannot make a cgroup");
+    const { code = "" } = error as NodeJS.ErrnoException;
+    return noRoom(code) ?? failure("contain", error, "cannot make a cgroup");
   } finally {
     closeOutput(output);
   }
