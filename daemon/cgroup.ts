@@ -21,7 +21,7 @@ import { isInCgroup, readList, readListAgain, readStat } from "./procfs.js";
 const FREEZE_MS = 1_000;
 /** How long an empty cgroup may stay busy before it is left to the sweep of the next start. */
 const REMOVE_MS = 1_000;
-/** How often to look when the system has no inotify watch left: the one place that polls, while that lasts. */
+/** How often to look when the system has no inotify watch left, for as long as that lasts. */
 const NO_WATCH_PAUSE_MS = 50;
 
 /** A cgroup, and its two lists kept open: they are read at every turn. */
@@ -102,22 +102,22 @@ function holdCgroup(leader: Leader, room: Room, id: string): Containment {
       return reach;
     },
     async kill() {
-      const reached = members();
-      if (reached.length === 0) return { reached, refused: [] };
+      const found = members();
+      if (found.length === 0) return { found, reached: 0, refused: [] };
       // On its way in the leader is not a member yet, but its group is it. Then whoever is inside.
       if (leader.exit === null) signalGroup(leader, "SIGKILL");
       writeFileSync(join(folder, "cgroup.kill"), "1");
       // cgroup.kill passes over a zombie whose threads live (kernel: css_task_iter_advance).
-      const zombies = reached.filter((pid) => readStat(pid)?.state === "Z");
+      const zombies = found.filter((pid) => readStat(pid)?.state === "Z");
       signalEach(leader, zombies, isOurs, ["SIGKILL"]);
-      return { reached, refused: [] };
+      return { found, reached: found.length, refused: [] };
     },
     async pause() {
-      const reached = members();
+      const found = members();
       freeze(true);
       const isFrozen = () => hasEvent(readListAgain(room.events), "frozen");
       await untilEvent(folder, isFrozen, FREEZE_MS);
-      return { reached, refused: [] };
+      return { found, reached: found.length, refused: [] };
     },
     isEmpty: async () => isEmpty(),
     emptied() {
@@ -147,8 +147,8 @@ function pidsIn(lines: string): number[] {
     .filter((pid) => pid > 0);
 }
 
-/** Cgroups that the tree has made itself. A folder has a link from each: no need to list most. */
-function childrenOf(folder: string): string[] {
+/** The cgroups right below one: of a tree, those that it has made itself. A folder has a link from each: no need to list most. */
+export function childrenOf(folder: string): string[] {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined || stat.nlink <= 2) return [];
   const entries = readdirSync(folder, { withFileTypes: true });

@@ -1,8 +1,8 @@
 // Which containment is in force: found out once, at start, by really holding and killing a process.
 
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { cgroups, hasEvent, removeCgroup, untilEvent } from "./cgroup.js";
+import { cgroups, childrenOf, hasEvent, removeCgroup, untilEvent } from "./cgroup.js";
 import type { Containing } from "./containment.js";
 import { groups } from "./group.js";
 import { launch } from "./launch.js";
@@ -11,8 +11,8 @@ import { readList } from "./procfs.js";
 import type { Settings } from "./settings.js";
 import type { Tags } from "./tag.js";
 
-/** `folder`: where this daemon's cgroups are, null without them; `why`: what spoke against them. */
-export type Choice = { containing: Containing; folder: string | null; why: string | null };
+/** `why`: what spoke against cgroups, null where they are in force. */
+type Choice = { containing: Containing; why: string | null };
 
 /** How long the probe may take to be seen in its cgroup: some 10 ms where all is well. */
 const PROBE_MS = 2_000;
@@ -26,17 +26,18 @@ export async function chooseContainment(
   { containment: wanted, socket }: Settings,
   tags: Tags,
 ): Promise<Choice> {
-  const byGroup = { containing: groups(tags, socket), folder: null };
-  if (wanted === "group") return { ...byGroup, why: "--containment=group" };
+  const containing = groups(tags, socket);
+  if (wanted === "group") return { containing, why: "--containment=group" };
   try {
     const folder = join(ownCgroup(), `procsup-${tags.key.toString(16).padStart(8, "0")}`);
     mkdirSync(folder, { recursive: true });
-    removeLeftovers(folder);
+    // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
+    for (const leftover of childrenOf(folder)) removeCgroup(leftover);
     await probe(folder);
-    return { containing: cgroups(folder), folder, why: null };
+    return { containing: cgroups(folder), why: null };
   } catch (cause) {
     const why = (cause as Error).message;
-    if (wanted === "auto") return { ...byGroup, why };
+    if (wanted === "auto") return { containing, why };
     const fix = "delegate a cgroup to it, or use --containment=auto";
     throw new CannotStart(`--containment=cgroup cannot be had here: ${why}; ${fix}`, { cause });
   }
@@ -59,13 +60,6 @@ function fromOctal(place: string): string {
   return place.replace(/\\([0-7]{3})/g, (_, octal: string) =>
     String.fromCharCode(Number.parseInt(octal, 8)),
   );
-}
-
-/** Whoever lives in one of them is a stray of an earlier run: nobody is killed unasked. */
-function removeLeftovers(folder: string): void {
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    if (entry.isDirectory()) removeCgroup(join(folder, entry.name));
-  }
 }
 
 /** Does a process enter, is it seen there, does it die of the one write, and is that seen? */

@@ -21,8 +21,11 @@ export type Leader = {
   release(): void;
 };
 
-/** The members that a signal reached, and those that we were not permitted to signal. */
-export type Reach = { reached: number[]; refused: number[] };
+/**
+ * Who was there, how many of them a signal reached, and whom we were not permitted to signal. Who is
+ * found and neither has ended since, perhaps by the end of another.
+ */
+export type Reach = { found: number[]; reached: number; refused: number[] };
 
 export interface Containment {
   readonly kind: ContainmentKind;
@@ -76,13 +79,13 @@ export function signalEach(
   isOurs: (pid: number) => boolean,
   signals: readonly Signal[],
 ): Reach {
-  const reach: Reach = { reached: [], refused: [] };
+  const reach: Reach = { found: [...members], reached: 0, refused: [] };
   for (const pid of members) {
     const isLeader = pid === leader?.pid && leader.exit === null;
     const sent = isLeader
       ? sendAll(signals, (signal) => signalProcess(leader.pidfd, signal))
       : signalHeld(pid, isOurs, (pidfd) => sendAll(signals, (one) => signalProcess(pidfd, one)));
-    if (sent === "sent") reach.reached.push(pid);
+    if (sent === "sent") reach.reached += 1;
     if (sent === "refused") reach.refused.push(pid);
   }
   return reach;

@@ -17,7 +17,7 @@ import {
 import { isLiving, listProcesses, readStat, readTag, type Seen } from "./procfs.js";
 import { createSlices } from "./slices.js";
 
-/** A pause when no pidfd is to be had (EMFILE): the one place that polls, and only while that lasts. */
+/** A pause when no pidfd is to be had (EMFILE), for as long as that lasts. */
 const NO_PIDFD_PAUSE_MS = 50;
 
 export type Search = {
@@ -64,7 +64,10 @@ export function holdFound({ find, leader, tag }: Search): Containment {
     members: async () => (await find()).map(pidOf),
     signal: async (...signals) => signalAll(leader, await find(), signals),
     kill: async () => signalAll(leader, await stopAll(), ["SIGKILL"]),
-    pause: async () => ({ reached: (await stopAll()).map(pidOf), refused: [] }),
+    async pause() {
+      const found = (await stopAll()).map(pidOf);
+      return { found, reached: found.length, refused: [] };
+    },
     isEmpty,
     emptied() {
       emptied ??= untilEmpty();
@@ -95,9 +98,10 @@ function signalAll(
   const inside = members.filter(({ pgrp }) => pgrp === leader?.pid);
   const outside = members.filter(({ pgrp }) => pgrp !== leader?.pid);
   const reach = signalEach(leader, outside.map(pidOf), isOurs, signals);
+  reach.found.push(...inside.map(pidOf));
   if (leader === null || !isOwnGroup(leader, inside)) return reach;
   const [sent] = signals.map((signal) => signalGroup(leader, signal));
-  if (sent === "sent") reach.reached.push(...inside.map(pidOf));
+  if (sent === "sent") reach.reached += inside.length;
   if (sent === "refused") reach.refused.push(...inside.map(pidOf));
   return reach;
 }

@@ -40,7 +40,7 @@ export type Ladder = {
 export type Descent = { stopSignal: Signal; graceMs: number; force: boolean };
 
 /** How long KILL may take to show. Longer means uninterruptible: the caller is told who and why. */
-const KILL_WAIT_MS = 3_000;
+const KILL_WAIT_MS = 5_000;
 /** The first pause before KILL is sent again; each further one is twice as long. */
 const KILL_AGAIN_MS = 50;
 
@@ -68,9 +68,8 @@ async function descend(tree: Containment, descent: Descent, grace: Deadline): Pr
   let survivors: Survivor[] = [];
   let forced = false;
   if (!gone && !descent.force) {
-    // Counted before: members may end by the end of others, ahead of their own signal.
-    note(await tree.members());
-    await tree.signal(descent.stopSignal, "SIGCONT");
+    const { found } = await tree.signal(descent.stopSignal, "SIGCONT");
+    note(found);
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {
@@ -93,9 +92,10 @@ async function kill(
 ): Promise<Survivor[]> {
   const endMs = performance.now() + KILL_WAIT_MS;
   for (let waitMs = KILL_AGAIN_MS; ; waitMs *= 2) {
-    const { reached, refused } = await tree.kill();
-    note([...reached, ...refused]);
-    const round = createDeadline(waitMs);
+    const { found, refused } = await tree.kill();
+    note(found);
+    const leftMs = endMs - performance.now();
+    const round = createDeadline(Math.max(KILL_AGAIN_MS, Math.min(waitMs, leftMs)));
     const gone = await firstOf(tree.emptied(), round.passed);
     round.cancel();
     if (gone) return [];

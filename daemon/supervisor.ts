@@ -14,7 +14,7 @@ import {
 } from "../client/wire.js";
 import type { Containment, Reach } from "./containment.js";
 import { type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
-import { type Sent, signalProcess } from "./pidfd.js";
+import { signalProcess } from "./pidfd.js";
 import { commandLine, isLiving as isAlive, readStat, type Stat } from "./procfs.js";
 import { isFinal } from "./state.js";
 import {
@@ -136,8 +136,8 @@ export async function sendSignal(
   }
   const { pid, pidfd } = leader;
   const sent = signalProcess(pidfd, params.signal);
-  const of = (wanted: Sent) => (sent === wanted ? [pid] : []);
-  const reach = { reached: of("sent"), refused: of("refused") };
+  const refused = sent === "refused" ? [pid] : [];
+  const reach = { found: [pid], reached: sent === "sent" ? 1 : 0, refused };
   return { signaled: permitted(params.signal, reach) };
 }
 
@@ -146,7 +146,7 @@ async function signalTree(entry: Living, name: Signal): Promise<number> {
 }
 
 function permitted(name: Signal, { reached, refused }: Reach): number {
-  if (reached.length > 0 || refused.length === 0) return reached.length;
+  if (reached > 0 || refused.length === 0) return reached;
   const message = `The kernel refuses ${name}: the process runs as another user`;
   throw new Refusal("permission_denied", message, { errno: "EPERM" });
 }
