@@ -76,6 +76,10 @@ export const processEntries = {
   user: v.string(),
   startedAt: v.nullable(timestamp),
   endedAt: v.nullable(timestamp),
+  exit: v.pipe(
+    v.nullable(v.picklist(["code", "signal", "unknown"])),
+    v.description("what ended its leader; unknown: nobody could see it, and it is not guessed"),
+  ),
   exitCode: v.nullable(wholeNumber),
   signal: v.nullable(signal),
   failure: v.pipe(

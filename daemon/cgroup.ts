@@ -27,15 +27,19 @@ const NO_WATCH_PAUSE_MS = 50;
 /** A cgroup, and its two lists kept open: they are read at every turn. */
 type Room = { readonly folder: string; readonly procs: number; readonly events: number };
 
-function openRoom(folder: string): Room {
+function makeRoom(folder: string): Room {
   mkdirSync(folder);
   try {
-    const procs = openSync(join(folder, "cgroup.procs"), "r");
-    return { folder, procs, events: openOther(join(folder, "cgroup.events"), procs) };
+    return openRoom(folder);
   } catch (error) {
     rmdirSync(folder);
     throw error;
   }
+}
+
+function openRoom(folder: string): Room {
+  const procs = openSync(join(folder, "cgroup.procs"), "r");
+  return { folder, procs, events: openOther(join(folder, "cgroup.events"), procs) };
 }
 
 function openOther(path: string, first: number): number {
@@ -57,23 +61,39 @@ function closeRoom({ folder, procs, events }: Room): void {
 export function cgroups(base: string): Containing {
   return {
     kind: "cgroup",
+    room: (id) => join(base, id),
     prepare(id) {
-      const room = openRoom(join(base, id));
+      const room = makeRoom(join(base, id));
       return {
         enter: (image) => enterCgroup(join(room.folder, "cgroup.procs"), image),
-        hold: (leader) => holdCgroup(leader, room, id),
+        hold: (leader) => holdCgroup(leader, room, id, false),
         abandon: () => closeRoom(room),
       };
     },
     rooms: () => new Map(childrenOf(base).map((folder) => [basename(folder), listMembers(folder)])),
+    sweep(known) {
+      // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
+      for (const folder of childrenOf(base)) if (!known(basename(folder))) removeCgroup(folder);
+    },
     close: () => removeSoon(base),
   };
 }
 
-function holdCgroup(leader: Leader, room: Room, id: string): Containment {
+/** The tree in the cgroup at `folder`, made by an earlier daemon for `id`; null when that is gone. */
+export function holdCgroupAgain(leader: Leader, folder: string, id: string): Containment | null {
+  try {
+    const wasPaused = readList(join(folder, "cgroup.freeze")) === "1\n";
+    return holdCgroup(leader, openRoom(folder), id, wasPaused);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw error;
+  }
+}
+
+function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean): Containment {
   const { folder } = room;
   let emptied: Promise<void> | null = null;
-  let isPaused = false;
+  let isPaused = wasPaused;
   let isGone = false;
   const isOurs = (pid: number) => isInCgroup(pid, id);
   /** The leader is a member from its first moment, also while it is on its way in. */
@@ -135,7 +155,7 @@ function holdCgroup(leader: Leader, room: Room, id: string): Containment {
  * The numbers of the living processes in a cgroup and those below it; none when it is gone, since only
  * one that holds nobody can be removed. Those of other pid namespaces are listed as 0.
  */
-function listMembers(folder: string): number[] {
+export function listMembers(folder: string): number[] {
   const own = pidsIn(readList(join(folder, "cgroup.procs")));
   return own.concat(childrenOf(folder).flatMap(listMembers));
 }
@@ -148,7 +168,7 @@ function pidsIn(lines: string): number[] {
 }
 
 /** The cgroups right below one: of a tree, those that it has made itself. A folder has a link from each: no need to list most. */
-export function childrenOf(folder: string): string[] {
+function childrenOf(folder: string): string[] {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined || stat.nlink <= 2) return [];
   const entries = readdirSync(folder, { withFileTypes: true });
@@ -199,7 +219,7 @@ function watchEvents(folder: string, look: () => void): () => void {
 }
 
 /** Remove an empty cgroup and those below it; true when it is gone. Whoever lives in one keeps it. */
-export function removeCgroup(folder: string): boolean {
+function removeCgroup(folder: string): boolean {
   try {
     rmdirSync(folder);
     return true;

@@ -2,7 +2,7 @@
 
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { cgroups, childrenOf, hasEvent, removeCgroup, untilEvent } from "./cgroup.js";
+import { cgroups, hasEvent, untilEvent } from "./cgroup.js";
 import type { Containing } from "./containment.js";
 import { groups } from "./group.js";
 import { launch } from "./launch.js";
@@ -16,11 +16,12 @@ type Choice = { containing: Containing; why: string | null };
 
 /** How long the probe may take to be seen in its cgroup: some 10 ms where all is well. */
 const PROBE_MS = 2_000;
-const PROBE = "probe";
+/** Its own: one that a daemon died in the middle of is still there, until it is swept. */
+const PROBE = `probe-${process.pid}`;
 
 /**
  * What `wanted` says, or with `auto` cgroups where they can be had. Throws CannotStart when cgroups
- * are demanded and cannot be had. Cgroups that earlier runs left empty are removed.
+ * are demanded and cannot be had.
  */
 export async function chooseContainment(
   { containment: wanted, socket }: Settings,
@@ -31,8 +32,6 @@ export async function chooseContainment(
   try {
     const folder = join(ownCgroup(), `procsup-${tags.key.toString(16).padStart(8, "0")}`);
     mkdirSync(folder, { recursive: true });
-    // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
-    for (const leftover of childrenOf(folder)) removeCgroup(leftover);
     await probe(folder);
     return { containing: cgroups(folder), why: null };
   } catch (cause) {

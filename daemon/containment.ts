@@ -6,13 +6,11 @@ import type { Image } from "./native.js";
 import { type Sent, signalHeld, signalProcess } from "./pidfd.js";
 import type { Exit } from "./state.js";
 
-/** The first process of a tree: a child of this daemon, held by a pidfd from spawn to `release`. */
+/** The first process of a tree, held by a pidfd until `release`. */
 export type Leader = {
   readonly pid: number;
-  /** -1 once released: the number of the descriptor may be another's then. */
+  /** -1 once released, or when it had ended before it could be held: then nothing may be sent to it. */
   pidfd: number;
-  /** Which process that is, for whoever has to know it again: never the number alone. Soon not null. */
-  identity: { readonly startTicks: number; readonly inode: bigint } | null;
   /** Set before `exited` resolves; a turn later the number may be somebody else's. */
   exit: Exit | null;
   /** It ended as the wrapper that was to become the command: the command itself never ran. */
@@ -61,10 +59,14 @@ export type Place = {
 /** A way to hold trees together, chosen once at start. */
 export type Containing = {
   readonly kind: ContainmentKind;
+  /** Where in the file system a tree of this id would be held, for whoever has to find it again. */
+  room(id: string): string | null;
   /** Throws with the kernel's errno when there is no room for another. */
   prepare(id: string): Place;
   /** Rooms that are not taken down yet, by id, with the numbers of who lives in them. */
   rooms(): Map<string, number[]>;
+  /** Take down the empty rooms of earlier runs, except those of `known` ids. */
+  sweep(known: (id: string) => boolean): void;
   /** The daemon goes: leave nothing behind but what lives. */
   close(): Promise<void>;
 };

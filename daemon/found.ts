@@ -95,12 +95,13 @@ function signalAll(
 ): Reach {
   const seen = new Map(members.map((member) => [member.pid, member]));
   const isOurs = (pid: number) => isSame(seen.get(pid));
-  const inside = members.filter(({ pgrp }) => pgrp === leader?.pid);
-  const outside = members.filter(({ pgrp }) => pgrp !== leader?.pid);
-  const reach = signalEach(leader, outside.map(pidOf), isOurs, signals);
+  const held = leader !== null && leader.pidfd >= 0 ? leader : null;
+  const inside = members.filter(({ pgrp }) => pgrp === held?.pid);
+  const outside = members.filter(({ pgrp }) => pgrp !== held?.pid);
+  const reach = signalEach(held, outside.map(pidOf), isOurs, signals);
   reach.found.push(...inside.map(pidOf));
-  if (leader === null || !isOwnGroup(leader, inside)) return reach;
-  const [sent] = signals.map((signal) => signalGroup(leader, signal));
+  if (held === null || !isOwnGroup(held, inside)) return reach;
+  const [sent] = signals.map((signal) => signalGroup(held, signal));
   if (sent === "sent") reach.reached += inside.length;
   if (sent === "refused") reach.refused.push(...inside.map(pidOf));
   return reach;

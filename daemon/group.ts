@@ -11,6 +11,7 @@ import { type Tags, tagOf } from "./tag.js";
 export function groups(tags: Tags, socket: string): Containing {
   return {
     kind: "group",
+    room: () => null,
     prepare: (id) => ({
       enter: (image) => image,
       hold: (leader) => {
@@ -20,13 +21,16 @@ export function groups(tags: Tags, socket: string): Containing {
       abandon: () => undefined,
     }),
     rooms: () => new Map(),
+    sweep: () => undefined,
     close: async () => undefined,
   };
 }
 
+/** `id` and `socket` are those that the mark names. */
 type Signs = { leader: Leader; id: string; socket: string; tag: bigint | null };
 
-function holdGroup(signs: Signs): Containment {
+/** The tree that bears these signs, also one whose leader has ended. */
+export function holdGroup(signs: Signs): Containment {
   /** Members of the last search, number and start: they are members whatever they have shed since. */
   let known = new Map<number, number>();
   let isReleased = false;
@@ -70,7 +74,7 @@ function membersAmong(
  * ours all through it. Without the group flag the kernel cannot be asked whose group that is.
  */
 function hasGroup(leader: Leader): boolean {
-  return reachesGroups && signalGroup(leader, null) !== "nobody";
+  return leader.pidfd >= 0 && reachesGroups && signalGroup(leader, null) !== "nobody";
 }
 
 function groupByParent(all: readonly Seen[]): Map<number, Seen[]> {

@@ -21,9 +21,13 @@ export function createHistory(bounds: HistoryBounds, forget: (id: string) => voi
   return { bounds, forget, records: new Map(), bytes: 0, timer: null };
 }
 
-/** Enter a process that has just ended and takes `bytes` of memory. It may be forgotten at once. */
-export function remember(history: History, id: string, bytes: number): void {
-  history.records.set(id, { endedMs: performance.now(), bytes });
+/** Enter a process that ended `agoMs` ago and takes `bytes` of memory. It may be forgotten at once. */
+export function remember(
+  history: History,
+  id: string,
+  { bytes, agoMs }: { bytes: number; agoMs: number },
+): void {
+  history.records.set(id, { endedMs: performance.now() - agoMs, bytes });
   history.bytes += bytes;
   prune(history);
 }

@@ -31,13 +31,16 @@ export type Outcome = {
 export type Ladder = {
   /** Never rejects for what members do; it ends when the tree is gone or KILL has had its time. */
   readonly outcome: Promise<Outcome>;
+  /** Resolves when the stop signal was sent; never when the ladder began below that rung. */
+  readonly warned: Promise<void>;
   /** Go on to KILL now. */
   force(): void;
   /** Let at most `graceMs` from now remain of the grace; never lengthens it. */
   hasten(graceMs: number): void;
 };
 
-export type Descent = { stopSignal: Signal; graceMs: number; force: boolean };
+/** `stopSignal` is null where it was sent before, by an earlier daemon: then only the grace is left. */
+export type Descent = { stopSignal: Signal | null; graceMs: number; force: boolean };
 
 /** How long KILL may take to show. Longer means uninterruptible: the caller is told who and why. */
 const KILL_WAIT_MS = 5_000;
@@ -50,14 +53,24 @@ const KILL_AGAIN_MS = 50;
  */
 export function startLadder(tree: Containment, descent: Descent): Ladder {
   const grace = createDeadline(descent.force ? 0 : descent.graceMs);
+  let warn: () => void;
+  const warned = new Promise<void>((resolve) => {
+    warn = resolve;
+  });
   return {
-    outcome: descend(tree, descent, grace).finally(grace.cancel),
+    outcome: descend(tree, descent, grace, () => warn()).finally(grace.cancel),
+    warned,
     force: () => grace.hasten(0),
     hasten: grace.hasten,
   };
 }
 
-async function descend(tree: Containment, descent: Descent, grace: Deadline): Promise<Outcome> {
+async function descend(
+  tree: Containment,
+  descent: Descent,
+  grace: Deadline,
+  warned: () => void,
+): Promise<Outcome> {
   const begunMs = performance.now();
   const seen = new Set<number>();
   const note = (pids: readonly number[]) => {
@@ -68,8 +81,10 @@ async function descend(tree: Containment, descent: Descent, grace: Deadline): Pr
   let survivors: Survivor[] = [];
   let forced = false;
   if (!gone && !descent.force) {
-    const { found } = await tree.signal(descent.stopSignal, "SIGCONT");
+    const { stopSignal } = descent;
+    const { found } = await tree.signal(...(stopSignal === null ? [] : [stopSignal]), "SIGCONT");
     note(found);
+    if (stopSignal !== null) warned();
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {

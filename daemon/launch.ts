@@ -10,16 +10,12 @@ import {
   type Stats,
   statSync,
 } from "node:fs";
-import { constants as osConstants } from "node:os";
 import { delimiter, resolve } from "node:path";
-import type { Signal } from "../client/wire.js";
 import type { Leader, Place } from "./containment.js";
-import { GATE } from "./gate.js";
-import { type Ended, type Image, posixSpawn, waitEnded } from "./native.js";
+import { holdChild } from "./leader.js";
+import { type Image, posixSpawn } from "./native.js";
 import type { OutputFds } from "./output.js";
-import { hold, inodeOf, watchEnd } from "./pidfd.js";
-import { readStat } from "./procfs.js";
-import type { Exit, Stage } from "./state.js";
+import type { Stage } from "./state.js";
 import { withTag } from "./tag.js";
 
 export type Command = { command: readonly string[]; cwd: string; env: Record<string, string> };
@@ -66,7 +62,7 @@ function startHeld(image: Image, spawn: (image: Image) => number): Leader {
   } finally {
     closeSync(slot);
   }
-  return leaderOf(pid);
+  return holdChild(pid);
 }
 
 /** A script without `#!` is run by the shell. man 3 exec, of execvp. */
@@ -78,67 +74,6 @@ function startAsExecvp(image: Image, spawn: (image: Image) => number): number {
     const [, ...args] = image.argv;
     return spawn({ ...image, path: "/bin/sh", argv: ["sh", image.path, ...args] });
   }
-}
-
-function leaderOf(pid: number): Leader {
-  const pidfd = hold(pid);
-  // Our own child, and nobody else reaps it: its number cannot have gone.
-  if (pidfd === null) throw new Error(`the child ${pid} has vanished`);
-  let report: () => void;
-  const exited = new Promise<void>((resolvePromise) => {
-    report = resolvePromise;
-  });
-  const close = watchEnd(pidfd, () => {
-    const ended = waitEnded(pidfd, "peek");
-    leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE;
-    leader.exit = exitOf(ended);
-    report();
-    setImmediate(reap);
-  });
-  const identify = () => {
-    if (leader.identity !== null) return;
-    leader.identity = { startTicks: readStat(pid)?.startTicks ?? 0, inode: inodeOf(pidfd) };
-  };
-  let isReaped = false;
-  const reap = () => {
-    if (isReaped) return;
-    isReaped = true;
-    identify();
-    waitEnded(pidfd, "reap");
-  };
-  const leader: Leader = {
-    pid,
-    pidfd,
-    identity: null,
-    exit: null,
-    neverRan: false,
-    exited,
-    release() {
-      reap();
-      leader.pidfd = -1;
-      close();
-    },
-  };
-  // A turn later, when whoever asked has its answer: what is being exec'ed is slow to tell. At the
-  // latest before it is reaped: as a zombie it still has its start.
-  setImmediate(identify);
-  return leader;
-}
-
-/** Its exit codes where it could not join, or could not become the command. */
-function isGateFailure(ended: Ended): boolean {
-  return ended.by === "code" && ended.code >= 125 && ended.code <= 127;
-}
-
-const signalNames = new Map(
-  Object.entries(osConstants.signals).map(([name, number]) => [number, name as Signal]),
-);
-
-/** A real-time signal has no name on the wire: that end is told as unknown rather than wrongly. */
-function exitOf(ended: Ended): Exit {
-  if (ended.by === "code") return ended;
-  const signal = signalNames.get(ended.signal);
-  return signal === undefined ? { by: "unknown" } : { by: "signal", signal };
 }
 
 // --- before exec ------------------------------------------------------------------------------

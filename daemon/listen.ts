@@ -9,6 +9,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   unlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -22,14 +23,15 @@ export class CannotStart extends Error {}
 
 /**
  * Make the state directory ready and this daemon's alone, for as long as it lives: the kernel
- * releases the lock, also after `kill -9`. Returns the directory's key, 31 random bits, the same at
- * each start. Throws CannotStart.
+ * releases the lock, also after `kill -9`. Returns the directory's key, 31 bits, the same at each
+ * start: `newKey`, if it has none yet. Throws CannotStart.
  */
-export function claimState(path: string): number {
+export function claimState(path: string, newKey: number = randomInt(1, 2 ** 31)): number {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 });
+    checkOwner(path);
     claim(join(path, "lock"), `another procsupd uses the state directory ${path}`);
-    return readKey(join(path, "key"));
+    return readKey(join(path, "key"), newKey);
   } catch (cause) {
     if (cause instanceof CannotStart) throw cause;
     const { message } = cause as Error;
@@ -39,10 +41,24 @@ export function claimState(path: string): number {
   }
 }
 
+/** As `claimState`, for a directory that was ours and was removed under us; else nothing is done. */
+export function reclaimState(path: string, key: number): void {
+  if (existing(join(path, "lock")) === null) claimState(path, key);
+}
+
+/** Whoever owns it could put a journal of theirs into it. */
+function checkOwner(path: string): void {
+  const { uid } = statSync(path);
+  const own = process.geteuid?.() ?? uid;
+  if (uid === own) return;
+  const fix = `chown ${own} ${path}, or choose another with --state`;
+  throw new CannotStart(`the state directory ${path} belongs to uid ${uid}, not to ${own}: ${fix}`);
+}
+
 /** Written beside and renamed, so that a crash leaves a whole key or none. */
-function readKey(path: string): number {
+function readKey(path: string, newKey: number): number {
   if (existing(path) === null) {
-    writeFileSync(`${path}.new`, `${randomInt(1, 2 ** 31)}\n`, { mode: 0o600 });
+    writeFileSync(`${path}.new`, `${newKey}\n`, { mode: 0o600 });
     renameSync(`${path}.new`, path);
   }
   const key = Number(readFileSync(path, "utf8"));

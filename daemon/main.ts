@@ -8,21 +8,23 @@ import { join } from "node:path";
 import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
+import { adoptAll } from "./adopt.js";
 import { identityOf, ownIdentity } from "./caller.js";
 import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
-import { CannotStart, claimState, listen } from "./listen.js";
+import { openJournal, type Read, readJournal } from "./journal.js";
+import { CannotStart, claimState, listen, reclaimState } from "./listen.js";
 import { createLog, type Log, logStyle } from "./log.js";
 import { createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
-import { openOutputFolder } from "./output.js";
+import { openOutputFolder, sweepOutput } from "./output.js";
 import { reachesGroups } from "./pidfd.js";
 import { createAnswer } from "./rpc.js";
 import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
 import { isFinal } from "./state.js";
 import { endAll } from "./supervisor.js";
-import { createTable, describe, type Entry } from "./table.js";
+import { createTable, currentLines, describe, type Entry, type Table } from "./table.js";
 import { createTags } from "./tag.js";
 import { createSampler } from "./usage.js";
 
@@ -34,26 +36,12 @@ async function run(settings: Settings): Promise<void> {
   // V8 reads it at each growth: young objects stay in their first megabytes, 30 MB less under load.
   setFlagsFromString("--semi-space-growth-factor=1");
   keepDescriptorsFromChildren();
-  const { historyCount, historyAgeMs, historyBytes } = settings;
   const log = createLog(settings.logLevel, logStyle(process.env));
   process.on("exit", () => log.flush());
   process.on("uncaughtException", (error) => fatal(log, error));
-  const tags = createTags(claimState(settings.state));
-  const { containing, why } = await chooseContainment(settings, tags);
-  const output = await openOutputFolder(join(settings.state, "output"));
   const feed = createFeed();
-  const table = createTable(
-    {
-      log,
-      output,
-      containing,
-      tags,
-      socket: settings.socket,
-      publish: (entry) => tell(feed, entry),
-    },
-    { historyCount, historyAgeMs, historyBytes },
-  );
-  const features = { groupSignal: reachesGroups, tags: tags.inForce, cgroup: why ?? true };
+  const { table, why } = await openTable(settings, log, feed);
+  const features = { groupSignal: reachesGroups, tags: table.tags.inForce, cgroup: why ?? true };
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
 
@@ -70,15 +58,53 @@ async function run(settings: Settings): Promise<void> {
     removeSocket();
     server.close();
     await closeConnections(LAST_REPLIES_MS);
-    await containing.close();
+    await table.containing.close();
     log.info("stopped", { survivors: survivors.length });
     process.exit(survivors.length === 0 ? 0 : 1);
   };
   onStopSignal(log, stop, () => endAll(table, { force: true }));
 
   const { socket, state } = settings;
-  const { kind: containment } = containing;
+  const { kind: containment } = table.containing;
   log.info("ready", { version, pid: process.pid, socket, state, containment, why });
+}
+
+/** The table as an earlier daemon has left it, and why cgroups are not in force. */
+async function openTable(
+  settings: Settings,
+  log: Log,
+  feed: Feed,
+): Promise<{ table: Table; why: string | null }> {
+  const { state, socket, historyCount, historyAgeMs, historyBytes } = settings;
+  const key = claimState(state);
+  const tags = createTags(key);
+  const { containing, why } = await chooseContainment(settings, tags);
+  const folder = join(state, "output");
+  const output = openOutputFolder(folder);
+  const path = join(state, "journal");
+  const read = readJournal(path);
+  const reclaim = () => {
+    reclaimState(state, key);
+    openOutputFolder(folder);
+  };
+  const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
+  const publishEntry = (entry: Entry) => tell(feed, entry);
+  const parts = { log, journal, output, containing, tags, socket, publish: publishEntry };
+  const table = createTable(parts, { historyCount, historyAgeMs, historyBytes });
+  await recover(table, read);
+  return { table, why };
+}
+
+/** Take up what an earlier daemon has left, and put away what belongs to nobody any more. */
+async function recover(table: Table, { recorded, bad }: Read): Promise<void> {
+  for (const { lineNumber, reason } of bad) {
+    table.log.warning("a line of the journal is left out", { lineNumber, reason });
+  }
+  const found = await adoptAll(table, recorded.values());
+  if (recorded.size > 0) table.log.info("recovered", found);
+  const isKnown = (id: string) => table.entries.has(id);
+  table.containing.sweep(isKnown);
+  await sweepOutput(table.output, isKnown);
 }
 
 function tell(feed: Feed, entry: Entry): void {

@@ -11,6 +11,7 @@ const SYS_pidfd_open = 434;
 const SYS_close_range = 436;
 const syscallFn = libc.func("long syscall(long number, ...)");
 const flockFn = libc.func("int flock(int fd, int operation)");
+const ioctlFn = libc.func("int ioctl(int fd, ulong request, ...)");
 const waitidFn = libc.func("int waitid(int type, int id, void *info, int options)");
 const prlimitFn = libc.func("int prlimit64(int pid, int resource, void *set, void *old)");
 const getsockoptFn = libc.func(
@@ -105,6 +106,35 @@ export function waitEnded(pidfd: number, how: "peek" | "reap"): Ended {
   return siginfo.readInt32LE(8) === CLD_EXITED
     ? { by: "code", code: status }
     : { by: "signal", signal: status };
+}
+
+/** struct pidfd_info as of Linux 6.13, its first version. include/uapi/linux/pidfd.h. */
+const pidfdInfo = Buffer.alloc(64);
+
+/**
+ * The end of whatever process is behind `pidfd`, our child or not, once its parent has reaped it; null
+ * while it has not, and on kernels that do not tell (before Linux 6.15, or where the descriptor was
+ * opened too late). man 2 ioctl_pidfd, PIDFD_GET_INFO.
+ */
+export function pidfdEnded(pidfd: number): Ended | null {
+  const PIDFD_GET_INFO = 0xc040ff0b; // _IOWR(0xFF, 11, struct pidfd_info)
+  const PIDFD_INFO_EXIT = 8n;
+  pidfdInfo.fill(0);
+  pidfdInfo.writeBigUInt64LE(PIDFD_INFO_EXIT, 0);
+  if (ioctlFn(pidfd, PIDFD_GET_INFO, "void *", pidfdInfo) < 0) {
+    const { ENOTTY, EINVAL, ESRCH } = constants.errno;
+    const errno = koffi.errno();
+    if (errno === ENOTTY || errno === EINVAL || errno === ESRCH) return null;
+    throw failure("ioctl", errno);
+  }
+  const isKnown = (pidfdInfo.readBigUInt64LE(0) & PIDFD_INFO_EXIT) !== 0n;
+  return isKnown ? fromWaitStatus(pidfdInfo.readInt32LE(60)) : null;
+}
+
+/** Of the status word of wait(2), also as /proc/PID/stat has it. man 2 wait. */
+export function fromWaitStatus(status: number): Ended {
+  const signal = status & 0x7f;
+  return signal === 0 ? { by: "code", code: (status >> 8) & 0xff } : { by: "signal", signal };
 }
 
 // --- limits and sockets -----------------------------------------------------------------------

@@ -1,8 +1,8 @@
 // The output of processes: files that the children themselves append to, read back by byte offset.
 // Output never passes through the daemon on its way to disk; offsets are for ever valid.
 
-import { closeSync, openSync, watch } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rm, unlink } from "node:fs/promises";
+import { closeSync, mkdirSync, openSync, watch } from "node:fs";
+import { type FileHandle, open, readdir, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
 
@@ -21,14 +21,21 @@ const TAIL_BYTES = 8 * 1024 * 1024;
 const BLOCK_BYTES = 64 * 1024;
 const NEWLINE = 10;
 
-/**
- * Make `path` ready, readable by this user only, and remove what an earlier daemon left in it: its
- * processes are not known any more, so nobody could ask for their output.
- */
-export async function openOutputFolder(path: string): Promise<OutputFolder> {
-  await mkdir(path, { recursive: true, mode: 0o700 });
-  for (const name of await readdir(path)) await rm(join(path, name), { force: true });
+/** Make `path` ready, readable by this user only. */
+export function openOutputFolder(path: string): OutputFolder {
+  mkdirSync(path, { recursive: true, mode: 0o700 });
   return { path };
+}
+
+/** Remove the output of whoever is not known any more: nobody could ask for it. */
+export async function sweepOutput(
+  { path }: OutputFolder,
+  isKnown: (id: string) => boolean,
+): Promise<void> {
+  for (const name of await readdir(path)) {
+    const [id = ""] = name.split(".");
+    if (!isKnown(id)) await rm(join(path, name), { force: true });
+  }
 }
 
 function file(folder: OutputFolder, id: string, stream: Stream): string {

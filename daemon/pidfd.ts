@@ -1,7 +1,7 @@
 // Processes held by a pidfd: a signal through it reaches that very process or nobody, whatever becomes
 // of its number, and its end is an event. Who is to be signalled, and why, is not known here.
 
-import { closeSync, fstatSync } from "node:fs";
+import { closeSync } from "node:fs";
 import net from "node:net";
 import { constants } from "node:os";
 import type { Signal } from "../client/wire.js";
@@ -80,9 +80,9 @@ export function signalHeld(
   }
 }
 
-/** A number that no other process has borne or will bear in this boot. Linux 6.9; before, of no use. */
-export function inodeOf(pidfd: number): bigint {
-  return fstatSync(pidfd, { bigint: true }).ino;
+/** False once its parent has reaped the process behind `pidfd`; a zombie is still there. */
+export function isUnreaped(pidfd: number): boolean {
+  return attempt(() => pidfdSendSignal(pidfd, 0, "process")) !== "nobody";
 }
 
 // --- ends -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // What Linux says of processes, read from /proc and never remembered. man 5 proc.
 
-import { closeSync, openSync, readdirSync, readSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { pageBytes, readLocksLimit } from "./native.js";
 import { createSlices } from "./slices.js";
 
@@ -17,6 +17,8 @@ export type Stat = {
   /** Clock ticks of user and system time so far. */
   cpuTicks: number;
   rssBytes: number;
+  /** Of a zombie, the status word of wait(2); 0 where the kernel does not show it to us. */
+  waitStatus: number;
   comm: string;
   /** A kernel thread: nobody's child, nobody's member. */
   inKernel: boolean;
@@ -134,8 +136,15 @@ export function readStat(pid: number): Stat | null {
     threads: at(20),
     startTicks: at(22),
     rssBytes: at(24) * pageBytes,
+    waitStatus: at(52),
     inKernel: (at(9) & KERNEL_THREAD) !== 0,
   };
+}
+
+/** True when the kernel shows us, of this process, what it keeps from other users. man 5 proc. */
+export function isShown(pid: number): boolean {
+  const uid = process.geteuid?.();
+  return uid === 0 || statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid === uid;
 }
 
 /** A zombie is not alive, unless it is a leader whose other threads run on. */
@@ -185,7 +194,7 @@ export function readTag(pid: number): bigint | null {
 }
 
 /** The environment it was started with holds PROCSUP_ID and PROCSUP_SOCKET: whose it says it is. */
-export type Mark = { id: string; socket: string };
+type Mark = { id: string; socket: string };
 
 /** Null when it bears none, shows none (another user's), or overwrote its environment. */
 function readMark(pid: number): Mark | null {
@@ -200,6 +209,13 @@ function readMark(pid: number): Mark | null {
 /** A process and the signs by which a member is known. */
 export type Seen = Stat & { tag: bigint | null; mark: Mark | null };
 
+/** One process with its signs; null when it is gone. */
+export function see(pid: number): Seen | null {
+  const tag = readTag(pid);
+  const stat = readStat(pid);
+  return stat === null ? null : { ...stat, tag, mark: stat.inKernel ? null : readMark(pid) };
+}
+
 /**
  * Every process of this pid namespace, kernel threads excepted, newest first: whoever changes its
  * number all the time is looked at while it still has it. One scan serves all who asked before it
@@ -210,9 +226,8 @@ export const scan = shared(async () => {
   const slice = createSlices();
   for (const pid of listProcesses()) {
     await slice();
-    const tag = readTag(pid);
-    const stat = readStat(pid);
-    if (stat !== null && !stat.inKernel) found.push({ ...stat, tag, mark: readMark(pid) });
+    const one = see(pid);
+    if (one !== null && !one.inKernel) found.push(one);
   }
   return found;
 });

@@ -4,15 +4,27 @@
 import { randomBytes } from "node:crypto";
 import { type Checked, limits, type Process, Refusal } from "../client/wire.js";
 import type { Containment, Leader, Place } from "./containment.js";
+import { identify } from "./identity.js";
+import { append } from "./journal.js";
 import { type Failure, type Launch, launch, noRoom } from "./launch.js";
 import { closeOutput, createOutput, type OutputFds } from "./output.js";
-import { type Exit, isFinal, type Stage } from "./state.js";
+import type { Spec } from "./records.js";
+import { type Event, type Exit, isFinal, type Stage } from "./state.js";
 import { descend } from "./supervisor.js";
-import { apply, describe, type Entry, isLiving, type Owner, type Table } from "./table.js";
+import {
+  apply,
+  bringToLife,
+  createEntry,
+  describe,
+  type Entry,
+  enter,
+  isLiving,
+  type Table,
+} from "./table.js";
 import { tagOf } from "./tag.js";
 
 /** What `spawn` needs beyond its params: on whose behalf, as whom, and that user's environment. */
-export type Identity = { owner: Owner; user: string; defaults: Record<string, string> };
+export type Identity = { owner: Spec["owner"]; user: string; defaults: Record<string, string> };
 
 /**
  * Launch a process and enter it. Refusals: `shutting_down`, `name_taken`, `limit_exceeded`,
@@ -29,32 +41,33 @@ export function spawn(
     const message = `Running as ${params.user} needs a daemon of root; this one runs as ${user}`;
     throw new Refusal("permission_denied", message, { field: "user" });
   }
-  const entry: Entry = {
-    id: mintId(table),
-    spec: { command, cwd, stopSignal, graceMs, strays, name, user },
-    owner,
-    containment: table.containing.kind,
-    state: { at: "starting" },
-    leader: null,
-    tree: null,
-    ladder: null,
-    waiters: new Set(),
-    members: null,
-  };
-  table.entries.set(entry.id, entry);
-  if (name !== null) table.byName.set(name, entry);
+  const id = mintId(table);
+  const { containing, socket } = table;
+  const place = { containment: containing.kind, room: containing.room(id), socket };
+  const spec = { name, command, cwd, user, owner, stopSignal, graceMs, strays, ...place };
+  const entry = createEntry(id, spec, { at: "starting" });
+  // What is not on record is not started: a crash would lose it.
+  const errno = append(table.journal, { id, spec, state: entry.state });
+  enter(table, entry);
+  if (errno !== null) throw fail(table, entry, unrecorded(errno));
 
   // The marks come first: a long environment is searched only so far.
   const own = marks(table, entry);
   const env = { ...own, ...(params.env ?? defaults), ...own };
   const started = start(table, entry, params.output, env);
-  if (!started.ok) {
-    const { stage, errno, message } = started;
-    apply(table, entry, { on: "spawnFailed", nowMs: Date.now(), stage, errno });
-    throw new Refusal("spawn_failed", message, { stage, errno, id: entry.id });
-  }
-  enter(table, entry, started.leader, started.tree);
+  if (!started.ok) throw fail(table, entry, started);
+  begin(table, entry, started);
   return describe(entry);
+}
+
+function unrecorded(errno: string): Failure {
+  const message = `${errno}: the journal cannot be written, so nothing new is started`;
+  return { ok: false, stage: "journal", errno, message };
+}
+
+function fail(table: Table, entry: Entry, { stage, errno, message }: Failure): Refusal {
+  apply(table, entry, { on: "spawnFailed", nowMs: Date.now(), stage, errno });
+  return new Refusal("spawn_failed", message, { stage, errno, id: entry.id });
 }
 
 function admit(table: Table, name: string | null): void {
@@ -82,7 +95,8 @@ function marks(table: Table, { id, spec }: Entry): Record<string, string> {
   return spec.name === null ? mark : { ...mark, PROCSUP_NAME: spec.name };
 }
 
-type Started = { ok: true; leader: Leader; tree: Containment } | Failure;
+type Running = { leader: Leader; tree: Containment };
+type Started = ({ ok: true } & Running) | Failure;
 
 /** Output, then a place, then life; whatever was made is taken down again when the next step fails. */
 function start(
@@ -122,22 +136,29 @@ function failure(stage: Stage, error: unknown, what: string): Failure {
   return { ok: false, stage, errno, message: `${errno}: ${what}` };
 }
 
-function enter(table: Table, entry: Entry, leader: Leader, tree: Containment): void {
-  entry.leader = leader;
-  entry.tree = tree;
-  table.living += 1;
-  table.byPid.set(leader.pid, entry);
-  apply(table, entry, { on: "spawned", nowMs: Date.now(), pid: leader.pid });
+function begin(table: Table, entry: Entry, { leader, tree }: Running): void {
+  const { pid, pidfd } = leader;
+  bringToLife(table, entry, leader, tree);
+  apply(table, entry, { on: "spawned", nowMs: Date.now(), pid, identity: identify(pid, pidfd) });
   const { id, spec } = entry;
   const [program = ""] = spec.command;
-  table.log.info("spawned", { id, name: spec.name, pid: leader.pid, command: program });
-  follow(table, entry, leader, tree).catch((error: Error) => {
-    table.log.error("cannot follow a tree", { id, error: String(error.stack) });
-  });
+  table.log.info("spawned", { id, name: spec.name, pid, command: program });
+  void follow(table, entry, leader, tree);
 }
 
 /** From the leader's end to that of the last member: what the table is told, and when. */
-async function follow(
+export function follow(
+  table: Table,
+  entry: Entry,
+  leader: Leader,
+  tree: Containment,
+): Promise<void> {
+  return untilOver(table, entry, leader, tree).catch((error: Error) => {
+    table.log.error("cannot follow a tree", { id: entry.id, error: String(error.stack) });
+  });
+}
+
+async function untilOver(
   table: Table,
   entry: Entry,
   leader: Leader,
@@ -145,14 +166,15 @@ async function follow(
 ): Promise<void> {
   await leader.exited;
   const nowMs = Date.now();
-  const exit = leader.exit ?? { by: "unknown" };
   const isOver = await tree.isEmpty();
+  const ended = endOf(entry, leader, nowMs);
   if (leader.neverRan && isOver && entry.state.at === "running") {
+    const exit = leader.exit ?? { by: "unknown" };
     apply(table, entry, { on: "spawnFailed", nowMs, ...whyNeverRan(exit) });
   } else if (isOver) {
-    apply(table, entry, { on: "leaderExited", nowMs, exit }, { on: "emptied", nowMs });
+    apply(table, entry, ...ended, { on: "emptied", nowMs });
   } else {
-    apply(table, entry, { on: "leaderExited", nowMs, exit });
+    apply(table, entry, ...ended);
     // In a turn of its own: nothing is signalled where ends are reported.
     await new Promise(setImmediate);
     if (entry.state.at === "draining" && entry.spec.strays === "end" && isLiving(entry)) {
@@ -161,6 +183,12 @@ async function follow(
     await tree.emptied();
     apply(table, entry, { on: "emptied", nowMs: Date.now() });
   }
+}
+
+/** Its leader's end, unless that was on record before. */
+function endOf({ state }: Entry, leader: Leader, nowMs: number): Event[] {
+  if ("exit" in state && state.exit !== null) return [];
+  return [{ on: "leaderExited", nowMs, exit: leader.exit ?? { by: "unknown" } }];
 }
 
 /** All that the shell at the gate tells; its own words are in the stderr of the process. */

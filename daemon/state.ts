@@ -2,16 +2,20 @@
 // what may follow what. It starts nothing, signals nothing and keeps no clock.
 //
 //   state       means                                    left by                    seen outside as
-//   starting    accepted, not running yet                spawned, spawnFailed       starting
+//   starting    accepted, not running yet                spawned, spawnFailed,      starting
+//                                                        missing
 //   running     the leader lives                         stopAsked, leaderExited,   running
 //                                                        spawnFailed
 //   draining    the leader ended unasked, members        emptied, stopAsked,        running (strays
 //               live: ended as strays, or kept           missing                    kept) or stopping
-//   stopping    somebody asked for its end               emptied, missing           stopping
+//   stopping    somebody asked for its end: how long     emptied, missing           stopping
+//               it has, and whether it was told
 //   exited      tree gone, nobody had asked              -                          exited
 //   terminated  tree gone, as asked                      -                          terminated
 //   failed      never ran                                -                          failed
 //   lost        running once, not found again            -                          lost
+//
+// The journal's lines are these events, and a later daemon folds them by the same `step`.
 
 import type { Signal } from "../client/wire.js";
 
@@ -22,24 +26,46 @@ export type Exit =
   | { by: "unknown" };
 
 /** What was being done when a spawn failed; `command`, `interpreter`, `cwd`: that file is the cause. */
-export type Stage = "output" | "contain" | "fork" | "cwd" | "command" | "interpreter" | "exec";
+export type Stage =
+  | "journal"
+  | "output"
+  | "contain"
+  | "fork"
+  | "cwd"
+  | "command"
+  | "interpreter"
+  | "exec";
 
-type Ran = { pid: number; startedMs: number };
+/** Which process a number means, also for a later daemon: `identity.ts` makes and compares them. */
+export type Identity = {
+  /** Where the number holds: the boot and the pid namespace. */
+  boot: string;
+  /** Of its pidfd: no other process of the boot has it. Linux 6.9; null before. */
+  inode: string | null;
+  /** Clock ticks between boot and start; null where there is the inode. */
+  startTicks: number | null;
+};
+
+type Ran = { pid: number; startedMs: number; identity: Identity };
+
+/** A wish for the end: when it was uttered, how long a grace it gave, whether the stop signal was sent. */
+type Stop = { askedMs: number; graceMs: number; warned: boolean };
 
 export type State =
   | { at: "starting" }
   | ({ at: "running" } & Ran)
   | ({ at: "draining"; exit: Exit } & Ran)
-  | ({ at: "stopping"; exit: Exit | null } & Ran)
+  | ({ at: "stopping"; exit: Exit | null; stop: Stop } & Ran)
   | ({ at: "exited"; exit: Exit; endedMs: number } & Ran)
   | ({ at: "terminated"; exit: Exit; endedMs: number } & Ran)
   | { at: "failed"; pid: number | null; stage: Stage; errno: string; endedMs: number }
-  | ({ at: "lost"; endedMs: number } & Ran);
+  | { at: "lost"; pid: number | null; startedMs: number | null; endedMs: number };
 
 export type Event =
-  | { on: "spawned"; nowMs: number; pid: number }
+  | { on: "spawned"; nowMs: number; pid: number; identity: Identity }
   | { on: "spawnFailed"; nowMs: number; stage: Stage; errno: string }
-  | { on: "stopAsked"; nowMs: number }
+  | { on: "stopAsked"; nowMs: number; graceMs: number }
+  | { on: "warned"; nowMs: number }
   | { on: "leaderExited"; nowMs: number; exit: Exit }
   | { on: "emptied"; nowMs: number }
   | { on: "missing"; nowMs: number };
@@ -53,6 +79,7 @@ const never = {
   spawned: null,
   spawnFailed: null,
   stopAsked: null,
+  warned: null,
   leaderExited: null,
   emptied: null,
   missing: null,
@@ -60,6 +87,17 @@ const never = {
 
 function lose({ pid, startedMs }: Ran, nowMs: number): State {
   return { at: "lost", pid, startedMs, endedMs: nowMs };
+}
+
+function ask({ nowMs, graceMs }: On<"stopAsked">): Stop {
+  return { askedMs: nowMs, graceMs, warned: false };
+}
+
+/** A further wish can only bring the end forward, unless the time of the former is over. */
+function askAgain(stop: Stop, event: On<"stopAsked">): Stop {
+  const endMs = stop.askedMs + stop.graceMs;
+  if (endMs <= event.nowMs) return ask(event);
+  return event.nowMs + event.graceMs < endMs ? { ...ask(event), warned: stop.warned } : stop;
 }
 
 function fail(pid: number | null, { stage, errno, nowMs }: On<"spawnFailed">): State {
@@ -71,32 +109,39 @@ const unknown: Exit = { by: "unknown" };
 const table: Table = {
   starting: {
     ...never,
-    spawned: (_, { pid, nowMs }) => ({ at: "running", pid, startedMs: nowMs }),
+    spawned: (_, { pid, nowMs, identity }) => ({ at: "running", pid, startedMs: nowMs, identity }),
     spawnFailed: (_, event) => fail(null, event),
+    // The daemon died in between: nobody knows whether it ever ran.
+    missing: (_, { nowMs }) => ({ at: "lost", pid: null, startedMs: null, endedMs: nowMs }),
   },
   running: {
     ...never,
     // Known only afterwards: what was started did not become the command.
     spawnFailed: ({ pid }, event) => fail(pid, event),
-    stopAsked: (state) => ({ ...state, at: "stopping", exit: null }),
+    stopAsked: (state, event) => ({ ...state, at: "stopping", exit: null, stop: ask(event) }),
     leaderExited: (state, { exit }) => ({ ...state, at: "draining", exit }),
     missing: (state, { nowMs }) => lose(state, nowMs),
   },
   draining: {
     ...never,
-    stopAsked: (state) => ({ ...state, at: "stopping" }),
+    stopAsked: (state, event) => ({ ...state, at: "stopping", stop: ask(event) }),
     emptied: (state, { nowMs }) => ({ ...state, at: "exited", endedMs: nowMs }),
     missing: (state, { nowMs }) => lose(state, nowMs),
   },
   stopping: {
     ...never,
-    // Asked again after survivors: the wish stands already.
-    stopAsked: (state) => state,
+    stopAsked: (state, event) => {
+      const stop = askAgain(state.stop, event);
+      return stop === state.stop ? state : { ...state, stop };
+    },
+    warned: (state) => ({ ...state, stop: { ...state.stop, warned: true } }),
     leaderExited: (state, { exit }) => ({ ...state, exit }),
-    emptied: (state, { nowMs }) => ({
-      ...state,
+    emptied: ({ pid, startedMs, identity, exit }, { nowMs }) => ({
       at: "terminated",
-      exit: state.exit ?? unknown,
+      pid,
+      startedMs,
+      identity,
+      exit: exit ?? unknown,
       endedMs: nowMs,
     }),
     missing: (state, { nowMs }) => lose(state, nowMs),

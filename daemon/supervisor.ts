@@ -13,7 +13,7 @@ import {
   statuses,
 } from "../client/wire.js";
 import type { Containment, Reach } from "./containment.js";
-import { type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
+import { type Descent, type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
 import { signalProcess } from "./pidfd.js";
 import { commandLine, isLiving as isAlive, readStat, type Stat } from "./procfs.js";
 import { isFinal } from "./state.js";
@@ -41,8 +41,7 @@ export async function terminate(
 ): Promise<Result<"terminate">> {
   const entry = findLiving(table, params);
   if (params.dryRun) return rehearse(entry);
-  apply(table, entry, { on: "stopAsked", nowMs: Date.now() });
-  const ladder = descend(table, entry, params);
+  const ladder = ask(table, entry, params);
   if (!params.wait) return answer(entry, "stopping", "Process is being terminated", null);
   const outcome = await ladder.outcome;
   if (!outcome.gone) throw failure(entry, outcome.survivors);
@@ -61,6 +60,16 @@ async function rehearse(entry: Living): Promise<Result<"terminate">> {
 
 type Wish = { force?: boolean; graceMs?: number | undefined };
 
+/** Put on record that its end is wished for, and see to it. */
+function ask(table: Table, entry: Living, wish: Wish): Ladder {
+  const { force = false, graceMs = entry.spec.graceMs } = wish;
+  const joins = entry.ladder !== null && entry.state.at === "stopping";
+  if (!joins || force || wish.graceMs !== undefined) {
+    apply(table, entry, { on: "stopAsked", nowMs: Date.now(), graceMs: force ? 0 : graceMs });
+  }
+  return descend(table, entry, wish);
+}
+
 /** Start the ladder of a tree, or bring the one under way forward. */
 export function descend(table: Table, entry: Living, { force = false, graceMs }: Wish): Ladder {
   if (entry.ladder !== null) {
@@ -69,9 +78,24 @@ export function descend(table: Table, entry: Living, { force = false, graceMs }:
     return entry.ladder;
   }
   const { stopSignal } = entry.spec;
-  const descent = { stopSignal, graceMs: graceMs ?? entry.spec.graceMs, force };
+  return start(table, entry, { stopSignal, graceMs: graceMs ?? entry.spec.graceMs, force });
+}
+
+/** Go on with the end that an earlier daemon was asked for: no signal is sent twice, no grace given anew. */
+export function takeUp(table: Table, entry: Living): void {
+  if (entry.state.at !== "stopping") return;
+  const { askedMs, graceMs, warned } = entry.state.stop;
+  const leftMs = Math.min(graceMs, Math.max(0, askedMs + graceMs - Date.now())); // clocks may jump
+  if (warned) start(table, entry, { stopSignal: null, graceMs: leftMs, force: false });
+  else descend(table, entry, { graceMs, force: graceMs === 0 });
+}
+
+function start(table: Table, entry: Living, descent: Descent): Ladder {
   const ladder = startLadder(entry.tree, descent);
   entry.ladder = ladder;
+  void ladder.warned.then(() => {
+    if (entry.state.at === "stopping") apply(table, entry, { on: "warned", nowMs: Date.now() });
+  });
   ladder.outcome.then(
     ({ survivors }) => {
       entry.ladder = null;
@@ -285,8 +309,7 @@ export function counts(table: Table): Record<Status, number> {
 export async function endAll(table: Table, wish: { force: boolean }): Promise<Survivor[]> {
   table.closing = true;
   const ends = [...table.entries.values()].filter(isLiving).map(async (entry) => {
-    apply(table, entry, { on: "stopAsked", nowMs: Date.now() });
-    return (await descend(table, entry, wish).outcome).survivors;
+    return (await ask(table, entry, wish).outcome).survivors;
   });
   return (await Promise.all(ends)).flat();
 }

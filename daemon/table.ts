@@ -1,38 +1,21 @@
 // The table of processes and the one writer of their states: who is known, under which pid and name,
 // and how each looks from outside. What is done to them is the supervisor's.
 
-import {
-  type Address,
-  type Checked,
-  type ContainmentKind,
-  type Member,
-  type Process,
-  Refusal,
-  type Status,
-} from "../client/wire.js";
+import { type Address, type Member, type Process, Refusal, type Status } from "../client/wire.js";
 import type { Containing, Containment, Leader } from "./containment.js";
 import { createHistory, type History, type HistoryBounds, remember } from "./history.js";
+import { append, type Journal } from "./journal.js";
 import type { Ladder } from "./ladder.js";
 import type { Log } from "./log.js";
 import { type OutputFolder, removeOutput } from "./output.js";
+import type { Line, Spec } from "./records.js";
 import { type Event, isFinal, type State, step } from "./state.js";
 import type { Tags } from "./tag.js";
-
-/** On whose behalf a process runs. */
-export type Owner = { uid: number; name: string | null };
-
-/** What was asked for at spawn, as far as it is still needed. */
-type Spec = Pick<Checked<"spawn">, "command" | "cwd" | "stopSignal" | "graceMs" | "strays"> & {
-  name: string | null;
-  user: string;
-};
 
 /** One process: what it is, where its life stands, and what works on it now. */
 export type Entry = {
   readonly id: string;
   readonly spec: Spec;
-  readonly owner: Owner;
-  readonly containment: ContainmentKind;
   state: State;
   /** Leader, tree and ladder are there only while something can live. */
   leader: Leader | null;
@@ -48,6 +31,7 @@ export type Living = Entry & { tree: Containment };
 
 export type Table = {
   readonly log: Log;
+  readonly journal: Journal;
   readonly output: OutputFolder;
   /** What holds the trees of new processes together. */
   readonly containing: Containing;
@@ -68,7 +52,7 @@ export type Table = {
 
 /** An empty table. */
 export function createTable(
-  parts: Pick<Table, "log" | "output" | "containing" | "tags" | "socket" | "publish">,
+  parts: Pick<Table, "log" | "journal" | "output" | "containing" | "tags" | "socket" | "publish">,
   bounds: HistoryBounds,
 ): Table {
   const table: Table = {
@@ -130,25 +114,65 @@ export function describe(entry: Entry): Process {
     status: statusOf(entry),
     command: [...spec.command],
     cwd: spec.cwd,
-    owner: entry.owner,
+    owner: spec.owner,
     user: spec.user,
-    startedAt: "startedMs" in state ? new Date(state.startedMs).toISOString() : null,
-    endedAt: "endedMs" in state ? new Date(state.endedMs).toISOString() : null,
+    startedAt: "startedMs" in state ? timestamp(state.startedMs) : null,
+    endedAt: "endedMs" in state ? timestamp(state.endedMs) : null,
+    exit: exit?.by ?? null,
     exitCode: exit?.by === "code" ? exit.code : null,
     signal: exit?.by === "signal" ? exit.signal : null,
     failure: state.at === "failed" ? { stage: state.stage, errno: state.errno } : null,
-    containment: entry.containment,
+    containment: spec.containment,
     stopSignal: spec.stopSignal,
     graceMs: spec.graceMs,
   };
 }
 
+function timestamp(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString();
+}
+
 // --- the one writer -------------------------------------------------------------------------
 
-/** Bring events to a process, in order; the outside hears of it once, after the last. */
+/** Nothing works on it yet. */
+export function createEntry(id: string, spec: Spec, state: State): Entry {
+  const idle = { leader: null, tree: null, ladder: null, members: null };
+  return { id, spec, state, ...idle, waiters: new Set() };
+}
+
+/** Make a process known, in the order of the spawns: under its id, its name, and its number if it has one. */
+export function enter(table: Table, entry: Entry): void {
+  const { id, spec, state } = entry;
+  table.entries.set(id, entry);
+  if (spec.name !== null) table.byName.set(spec.name, entry);
+  if ("pid" in state && state.pid !== null) table.byPid.set(state.pid, entry);
+}
+
+/** From here on something of it may live. */
+export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Containment): void {
+  entry.leader = leader;
+  entry.tree = tree;
+  table.living += 1;
+}
+
+/** One line for each process as it stands: what the journal is when it is written anew. */
+export function* currentLines(table: Table): Generator<Line> {
+  for (const { id, spec, state } of table.entries.values()) yield { id, spec, state };
+}
+
+/**
+ * Bring events to a process, in order, the journal first; the outside hears of it once, after the last.
+ * One that cannot be written is brought all the same: what runs is never lost for a full disk.
+ */
 export function apply(table: Table, entry: Entry, ...events: Event[]): void {
   const before = statusOf(entry);
-  entry.state = events.reduce(step, entry.state);
+  const next = events.reduce(step, entry.state);
+  if (next === entry.state) return;
+  append(table.journal, { id: entry.id, events });
+  if (entry.state.at === "starting" && "pid" in next && next.pid !== null) {
+    table.byPid.set(next.pid, entry);
+  }
+  entry.state = next;
   if (isFinal(entry.state)) settle(table, entry);
   if (statusOf(entry) !== before) table.publish(entry);
 }
@@ -165,13 +189,20 @@ function settle(table: Table, entry: Entry): void {
   setImmediate(() => {
     tree?.release();
     leader?.release();
-    remember(table.history, entry.id, JSON.stringify(entry.spec.command).length);
+    keep(table, entry);
   });
+}
+
+/** Enter one that has ended into the history, which may forget it at once. */
+export function keep(table: Table, { id, spec, state }: Entry): void {
+  const agoMs = "endedMs" in state ? Math.max(0, Date.now() - state.endedMs) : 0;
+  remember(table.history, id, { bytes: JSON.stringify(spec.command).length, agoMs });
 }
 
 function forget(table: Table, id: string): void {
   const entry = table.entries.get(id);
   if (entry === undefined) return;
+  append(table.journal, { id, forgotten: true });
   table.entries.delete(id);
   const pid = "pid" in entry.state ? entry.state.pid : null;
   if (pid !== null && table.byPid.get(pid) === entry) table.byPid.delete(pid);
@@ -188,6 +219,7 @@ function logEnd(log: Log, { id, spec, state }: Entry): void {
   } else if ("endedMs" in state && "exit" in state) {
     const { pid, exit, endedMs, startedMs } = state;
     const how = exit.by === "code" ? exit.code : exit.by === "signal" ? exit.signal : "unknown";
-    log.info(state.at, { id, name: spec.name, pid, exit: how, durationMs: endedMs - startedMs });
+    const durationMs = Math.max(0, endedMs - startedMs); // the clock may have been set back
+    log.info(state.at, { id, name: spec.name, pid, exit: how, durationMs });
   }
 }

@@ -46,6 +46,12 @@ export async function startDaemon(scene: Scene, options: StartOptions = {}): Pro
   return daemon;
 }
 
+/** End the daemon as nothing can be prepared for; whoever it has started lives on. */
+export async function crash(daemon: Daemon): Promise<void> {
+  daemon.child.kill("SIGKILL");
+  await daemon.exited;
+}
+
 /** As `startDaemon`, without waiting. */
 export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
   const socket = options.socket ?? join(scene.folder, "s");

@@ -2,14 +2,16 @@ import { equal, ok, throws } from "uvu/assert";
 import { type Event, isFinal, type State, step } from "../daemon/state.js";
 import { scenario } from "./scenario.js";
 
-const ran = { pid: 7, startedMs: 1 };
+const identity = { boot: "b", inode: "1", startTicks: null };
+const ran = { pid: 7, startedMs: 1, identity };
+const stop = { askedMs: 1, graceMs: 5, warned: false };
 const exit = { by: "code", code: 0 } as const;
 
 const states: State[] = [
   { at: "starting" },
   { at: "running", ...ran },
   { at: "draining", ...ran, exit },
-  { at: "stopping", ...ran, exit: null },
+  { at: "stopping", ...ran, exit: null, stop },
   { at: "exited", ...ran, exit, endedMs: 2 },
   { at: "terminated", ...ran, exit, endedMs: 2 },
   { at: "failed", pid: null, stage: "exec", errno: "ENOENT", endedMs: 2 },
@@ -17,9 +19,10 @@ const states: State[] = [
 ];
 
 const events: Event[] = [
-  { on: "spawned", nowMs: 9, pid: 7 },
+  { on: "spawned", nowMs: 9, pid: 7, identity },
   { on: "spawnFailed", nowMs: 9, stage: "exec", errno: "ENOENT" },
-  { on: "stopAsked", nowMs: 9 },
+  { on: "stopAsked", nowMs: 9, graceMs: 5 },
+  { on: "warned", nowMs: 9 },
   { on: "leaderExited", nowMs: 9, exit },
   { on: "emptied", nowMs: 9 },
   { on: "missing", nowMs: 9 },
@@ -29,6 +32,7 @@ const events: Event[] = [
 const follows: Record<string, State["at"]> = {
   "starting spawned": "running",
   "starting spawnFailed": "failed",
+  "starting missing": "lost",
   "running stopAsked": "stopping",
   "running spawnFailed": "failed",
   "running leaderExited": "draining",
@@ -37,6 +41,7 @@ const follows: Record<string, State["at"]> = {
   "draining emptied": "exited",
   "draining missing": "lost",
   "stopping stopAsked": "stopping",
+  "stopping warned": "stopping",
   "stopping leaderExited": "stopping",
   "stopping emptied": "terminated",
   "stopping missing": "lost",
@@ -65,7 +70,7 @@ scenario("exactly the states that nothing leaves are final", () => {
 scenario(
   "a leader that ends before it was asked keeps its exit when the rest is terminated",
   () => {
-    const asked = [events[3], events[2], events[4]].reduce<State>(
+    const asked = [events[4], events[2], events[5]].reduce<State>(
       (state, event) => (event === undefined ? state : step(state, event)),
       { at: "running", ...ran },
     );
@@ -76,7 +81,7 @@ scenario(
 );
 
 scenario("an end that nobody could see is unknown, never a guess", () => {
-  const ended = step({ at: "stopping", ...ran, exit: null }, { on: "emptied", nowMs: 9 });
+  const ended = step({ at: "stopping", ...ran, exit: null, stop }, { on: "emptied", nowMs: 9 });
   ok(ended.at === "terminated");
   equal(ended.exit, { by: "unknown" });
 });

@@ -1,6 +1,6 @@
 // What is told of trees that do not behave: who would be ended, who outlives KILL, who belongs to nobody.
 
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { Refusal } from "../client/wire.js";
@@ -41,6 +41,7 @@ for (const containment of containments) {
       const left = members.map((one) => one.pid).sort();
       first.daemon.child.kill("SIGKILL");
       await first.daemon.exited;
+      rmSync(join(first.daemon.state, "journal")); // or they would be adopted
       const args = ["--containment", containment];
       const client = await (await startDaemon(scene, { args })).connect();
       const own = await client.spawn({ command: ["sleep", "1000"] });

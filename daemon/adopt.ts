@@ -1,0 +1,129 @@
+// How a process of an earlier daemon comes back into the table: by what the journal says of it and what
+// the kernel says now. Nothing is started here, and a number alone convinces nobody: the process that
+// bears it has to be the one that was recorded, and to bear a sign of ours.
+
+import { closeSync } from "node:fs";
+import { holdCgroupAgain, listMembers } from "./cgroup.js";
+import type { Containment, Leader } from "./containment.js";
+import { holdGroup } from "./group.js";
+import { boot, identify, isSame } from "./identity.js";
+import { departed, holdAdopted } from "./leader.js";
+import { hold } from "./pidfd.js";
+import { isLiving as isAlive, type Seen, scan, see } from "./procfs.js";
+import type { Recorded } from "./records.js";
+import { follow } from "./spawn.js";
+import { isFinal } from "./state.js";
+import { takeUp } from "./supervisor.js";
+import {
+  apply,
+  bringToLife,
+  createEntry,
+  type Entry,
+  enter,
+  isLiving,
+  keep,
+  type Table,
+} from "./table.js";
+import { tagOf } from "./tag.js";
+
+/** What became of those who had not ended when the last word was written. */
+type Found = { adopted: number; ended: number; lost: number };
+
+/**
+ * Enter everybody that is recorded, then look for those who had not ended: they are adopted, or have
+ * ended meanwhile, or are lost. Resolves when each is one of these.
+ */
+export async function adoptAll(table: Table, recorded: Iterable<Recorded>): Promise<Found> {
+  const unended: Entry[] = [];
+  const ended: Entry[] = [];
+  for (const { id, spec, state } of recorded) {
+    const entry = createEntry(id, spec, state);
+    enter(table, entry);
+    (isFinal(state) ? ended : unended).push(entry);
+  }
+  await Promise.all(unended.map((entry) => adopt(table, entry)));
+  for (const entry of ended.sort(byEnd)) keep(table, entry);
+  const adopted = unended.filter(isLiving).length;
+  const lost = unended.filter(({ state }) => state.at === "lost").length;
+  return { adopted, lost, ended: unended.length - adopted - lost };
+}
+
+function byEnd(a: Entry, b: Entry): number {
+  return endOf(a) - endOf(b);
+}
+
+function endOf({ state }: Entry): number {
+  return "endedMs" in state ? state.endedMs : 0;
+}
+
+async function adopt(table: Table, entry: Entry): Promise<void> {
+  const leader = await findLeader(table, entry);
+  if (leader === null) {
+    apply(table, entry, { on: "missing", nowMs: Date.now() });
+    return;
+  }
+  const tree = holdTree(table, entry, leader);
+  bringToLife(table, entry, leader, tree);
+  const over = follow(table, entry, leader, tree);
+  if (leader.exit !== null && (await tree.isEmpty())) await over;
+  else if (isLiving(entry)) takeUp(table, entry);
+}
+
+/** Null when nothing can be known of it any more: it is of another boot, or was never seen to run. */
+async function findLeader(table: Table, entry: Entry): Promise<Leader | null> {
+  const { state } = entry;
+  if (state.at === "starting") return findNewborn(table, entry);
+  if (isFinal(state) || state.identity.boot !== boot) return null;
+  const { pid, identity } = state;
+  const isProof = identity.inode !== null;
+  const pidfd = holdIf(
+    pid,
+    (held) => isSame(identity, pid, held) && (isProof || bearsSign(table, entry, pid)),
+  );
+  return pidfd === null ? departed(pid, { by: "unknown" }) : holdAdopted(pid, pidfd);
+}
+
+/** It was to be started, and perhaps was: whoever bears its signs is of it, the oldest is its leader. */
+async function findNewborn(table: Table, entry: Entry): Promise<Leader | null> {
+  const isOwn = signsOf(table, entry);
+  const bearers = (await scan()).filter((one) => isAlive(one) && isOwn(one));
+  const [oldest] = bearers.sort((a, b) => a.startTicks - b.startTicks || a.pid - b.pid);
+  if (oldest === undefined) return null;
+  const { pid } = oldest;
+  const pidfd = holdIf(pid, () => bearsSign(table, entry, pid));
+  if (pidfd === null) return null;
+  apply(table, entry, { on: "spawned", nowMs: Date.now(), pid, identity: identify(pid, pidfd) });
+  return holdAdopted(pid, pidfd);
+}
+
+/** Judged while it is held: so it is not a later bearer of its number that is judged. */
+function holdIf(pid: number, isOwn: (pidfd: number) => boolean): number | null {
+  const pidfd = hold(pid);
+  if (pidfd === null || isOwn(pidfd)) return pidfd;
+  closeSync(pidfd);
+  return null;
+}
+
+function bearsSign(table: Table, entry: Entry, pid: number): boolean {
+  const one = see(pid);
+  return one !== null && signsOf(table, entry)(one);
+}
+
+function signsOf(table: Table, { id, spec }: Entry): (one: Seen) => boolean {
+  const inside = new Set(spec.room === null ? [] : listMembers(spec.room));
+  const tag = tagFor(table, id);
+  return ({ pid, tag: own, mark }) =>
+    inside.has(pid) ||
+    (tag !== null && own === tag) ||
+    (mark?.id === id && mark.socket === spec.socket);
+}
+
+function tagFor({ tags }: Table, id: string): bigint | null {
+  return tags.inForce ? tagOf(tags.key, id) : null;
+}
+
+/** In its cgroup, wherever that was made; without one, or when that is gone, by its signs. */
+function holdTree(table: Table, { id, spec }: Entry, leader: Leader): Containment {
+  const tree = spec.room === null ? null : holdCgroupAgain(leader, spec.room, id);
+  return tree ?? holdGroup({ leader, id, socket: spec.socket, tag: tagFor(table, id) });
+}

@@ -1,0 +1,109 @@
+// The first process of a tree, held by a pidfd: how its end is noticed and read. A child of ours is
+// reaped here; one that an earlier daemon started is reaped by whoever inherited it, and its end is
+// read from what the kernel still tells.
+
+import { constants } from "node:os";
+import { setTimeout as pause } from "node:timers/promises";
+import type { Signal } from "../client/wire.js";
+import type { Leader } from "./containment.js";
+import { GATE } from "./gate.js";
+import { type Ended, fromWaitStatus, pidfdEnded, waitEnded } from "./native.js";
+import { hold, isUnreaped, watchEnd } from "./pidfd.js";
+import { isShown, readStat } from "./procfs.js";
+import type { Exit } from "./state.js";
+
+/** Hold our own child, which nobody else reaps: its number cannot have gone. */
+export function holdChild(pid: number): Leader {
+  const pidfd = hold(pid);
+  if (pidfd === null) throw new Error(`the child ${pid} has vanished`);
+  const { leader, end } = createLeader(pid, pidfd, () => {
+    reap();
+    close();
+  });
+  let isReaped = false;
+  const reap = () => {
+    if (isReaped) return;
+    isReaped = true;
+    waitEnded(pidfd, "reap");
+  };
+  const close = watchEnd(pidfd, () => {
+    end(waitEnded(pidfd, "peek"));
+    setImmediate(reap);
+  });
+  return leader;
+}
+
+/** Hold a leader that is no child of ours. `pidfd` belongs to it from now on. */
+export function holdAdopted(pid: number, pidfd: number): Leader {
+  const { leader, end } = createLeader(pid, pidfd, () => close());
+  const close = watchEnd(pidfd, () => void readEnd(leader).then(end));
+  return leader;
+}
+
+/** A leader that had ended before anybody could hold it. */
+export function departed(pid: number, exit: Exit): Leader {
+  const { leader } = createLeader(pid, -1, () => undefined);
+  return { ...leader, exit, exited: Promise.resolve() };
+}
+
+function createLeader(
+  pid: number,
+  pidfd: number,
+  release: () => void,
+): { leader: Leader; end: (ended: Ended | null) => void } {
+  let report: () => void;
+  const exited = new Promise<void>((resolve) => {
+    report = resolve;
+  });
+  const leader: Leader = {
+    pid,
+    pidfd,
+    exit: null,
+    neverRan: false,
+    exited,
+    release() {
+      leader.pidfd = -1;
+      release();
+    },
+  };
+  const end = (ended: Ended | null) => {
+    leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE;
+    leader.exit = exitOf(ended);
+    report();
+  };
+  return { leader, end };
+}
+
+/** The longest pause before an unreaped zombie is looked at again. */
+const LONGEST_PAUSE_MS = 200;
+
+/**
+ * How a process ended that is not our child; null when the kernel tells nobody any more. A zombie
+ * shows it in /proc, to its own user; once reaped, the pidfd tells it. Its parent may take its time.
+ */
+async function readEnd({ pid, pidfd }: Leader): Promise<Ended | null> {
+  for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, LONGEST_PAUSE_MS)) {
+    const zombie = isShown(pid) ? readStat(pid) : null;
+    // Asked after the look: so it was this very process that was looked at.
+    if (!isUnreaped(pidfd)) return pidfdEnded(pidfd);
+    if (zombie?.state === "Z") return fromWaitStatus(zombie.waitStatus);
+    await pause(waitMs);
+  }
+}
+
+/** Its exit codes where it could not join, or could not become the command. */
+function isGateFailure(ended: Ended | null): boolean {
+  return ended?.by === "code" && ended.code >= 125 && ended.code <= 127;
+}
+
+const signalNames = new Map(
+  Object.entries(constants.signals).map(([name, number]) => [number, name as Signal]),
+);
+
+/** A real-time signal has no name on the wire: that end is told as unknown rather than wrongly. */
+function exitOf(ended: Ended | null): Exit {
+  if (ended === null) return { by: "unknown" };
+  if (ended.by === "code") return ended;
+  const signal = signalNames.get(ended.signal);
+  return signal === undefined ? { by: "unknown" } : { by: "signal", signal };
+}
