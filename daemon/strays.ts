@@ -57,9 +57,10 @@ async function findStrays(table: Table): Promise<Found[]> {
 async function knownMembers(table: Table): Promise<Set<number>> {
   const pids = new Set<number>([process.pid]);
   const slice = createSlices();
-  for (const entry of [...table.entries.values()].filter(hasTree)) {
+  // All trees are noted first: while one is asked, others may end.
+  for (const tree of [...table.entries.values()].filter(hasTree).map((entry) => entry.tree)) {
     await slice();
-    for (const pid of await entry.tree.members()) pids.add(pid);
+    for (const pid of await tree.members()) pids.add(pid);
   }
   return pids;
 }

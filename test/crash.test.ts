@@ -1,0 +1,204 @@
+// kill -9 of the daemon at every line of its journal, and at random instants under load; afterwards the
+// word of the next daemon is compared with the kernel's. PROCSUP_CRASHES says how many random instants
+// are tried in each containment: few here, 500 by `npm run test:crash`.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { equal, is, ok } from "uvu/assert";
+import { type Client, Disconnected } from "../client/client.js";
+import { type Process, Refusal } from "../client/wire.js";
+import { type Cage, containments, openCage } from "./cage.js";
+import { crash, type Daemon, programs, startDaemon } from "./daemon.js";
+import { isAlive, type Scene, scenario, until } from "./scenario.js";
+
+const RANDOM_ROUNDS = Number(process.env["PROCSUP_CRASHES"] ?? 4);
+/** More lines than the script writes: the last rounds crash after its end. */
+const LINES = 30;
+const LONGEST_MS = 600;
+const ROUND_LIMIT_MS = 30_000;
+
+/** What clients were told before the crash: that much must be true after it. */
+type Told = { spawned: Map<string, Process>; ended: Map<string, Process> };
+
+/** What a leader can have ended by: what it does by itself, or what it was sent. */
+const possible: Record<string, (string | number)[]> = {
+  code: [3, "SIGTERM", "SIGKILL"],
+  sleep: ["SIGTERM", "SIGKILL"],
+  tree: ["SIGTERM", "SIGKILL"],
+  // Told before its trap is set, it minds.
+  stubborn: ["SIGKILL", "SIGTERM"],
+  stray: [5, "SIGTERM", "SIGKILL"],
+  escape: ["SIGTERM", "SIGKILL", 0],
+};
+
+function commands(folder: string): Record<string, string[]> {
+  const program = (name: string) => join(programs, name);
+  return {
+    sleep: ["sleep", "1000"],
+    code: ["sh", "-c", "exit 3"],
+    tree: [program("forks-child.sh")],
+    stubborn: [program("ignores-term.sh")],
+    stray: [program("leaves-stray.sh"), join(folder, "stray")],
+    escape: [program("daemonizes.sh")],
+  };
+}
+
+/** One of everything that writes lines. Ends early, without a word, when the daemon dies. */
+async function play(client: Client, folder: string, told: Told): Promise<void> {
+  const start = async (kind: string) => {
+    const process = await client.spawn({ command: commands(folder)[kind] ?? [] });
+    told.spawned.set(process.id, process);
+    return process.id;
+  };
+  const end = async (id: string, more: object = {}) => {
+    await client.terminate({ id, ...more });
+    const { members: _, ...ended } = await client.status({ id });
+    told.ended.set(id, ended);
+  };
+  const sleeper = await start("sleep");
+  const coded = await start("code");
+  told.ended.set(coded, (await client.wait({ id: coded })).process);
+  const tree = await start("tree");
+  await client.pause({ id: sleeper });
+  await end(tree);
+  await client.resume({ id: sleeper });
+  await Promise.all([
+    start("stubborn").then((id) => end(id, { graceMs: 30 })),
+    start("stray"),
+    start("escape").then((id) => end(id)),
+  ]);
+  await end(sleeper, { force: true });
+}
+
+async function untilItDies(work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (error instanceof Disconnected) return;
+    // Two that end at once: the one that was asked to end had ended by itself.
+    if (!(error instanceof Refusal) || error.kind !== "already_terminated") throw error;
+  }
+}
+
+type Round = { scene: Scene; cage: Cage; args: string[] };
+
+/** Play, crash when `strike` resolves, restart, compare, and end everything. Returns how many were known. */
+async function playRound(
+  { scene, cage, args }: Round,
+  actors: number,
+  strike: (daemon: Daemon) => Promise<unknown>,
+): Promise<number> {
+  const bystander = spawn("sleep", ["1000"], { stdio: "ignore" });
+  scene.after(() => void bystander.kill("SIGKILL"));
+  const options = { args, prefix: cage.prefix };
+  const first = await startDaemon(scene, options);
+  const told: Told = { spawned: new Map(), ended: new Map() };
+  const clients = await Promise.all(Array.from({ length: actors }, () => first.connect()));
+  const work = clients.map((actor) => untilItDies(play(actor, scene.folder, told)));
+  await strike(first);
+  await crash(first);
+  await Promise.all(work);
+  const second = await startDaemon(scene, options);
+  const client = await second.connect();
+  const known = await compare(client, second, cage, told).catch((error: Error) => {
+    error.message += `\n${second.log.join("\n")}`;
+    throw error;
+  });
+  await endAll(client);
+  await until("nobody is left", () => cage.pids().every((pid) => pid === second.pid));
+  assertLives(bystander);
+  ok(!second.log.some((line) => line.includes("unforeseen")), second.log.join("\n"));
+  await crash(second);
+  return known;
+}
+
+function assertLives(bystander: ChildProcess): void {
+  is(isAlive(bystander.pid ?? 0), true, "a bystander was hit");
+}
+
+/** The next daemon's word against the kernel's, and against what was said before. */
+async function compare(client: Client, daemon: Daemon, cage: Cage, told: Told): Promise<number> {
+  await until("those that live are those that it knows", async () => {
+    const { processes } = await client.list({});
+    const members = await Promise.all(
+      processes.map(async ({ id }) => (await client.status({ id })).members),
+    );
+    const known = members.flat().map((one) => one.pid);
+    const living = cage.pids().filter((pid) => pid !== daemon.pid && isAlive(pid));
+    return String(known.sort()) === String(living.sort());
+  });
+  equal((await client.strays({})).strays, []);
+  const { processes } = await client.list({ all: true });
+  const byId = new Map(processes.map((one) => [one.id, one]));
+  is(byId.size, processes.length);
+  for (const { id, pid } of told.spawned.values()) is(byId.get(id)?.pid, pid);
+  for (const [id, was] of told.ended) equal(byId.get(id), was);
+  for (const one of processes) assertPossible(one);
+  return processes.length;
+}
+
+function assertPossible({ command, exitCode, signal, exit }: Process): void {
+  if (exit === null || exit === "unknown") {
+    equal([exitCode, signal], [null, null]);
+    return;
+  }
+  const [kind = ""] =
+    Object.entries(commands("")).find(
+      ([, argv]) => argv[0] === command[0] && argv.length === command.length,
+    ) ?? [];
+  ok(
+    possible[kind]?.includes(exitCode ?? signal ?? ""),
+    `${command.join(" ")}: ${exitCode} ${signal}`,
+  );
+}
+
+async function endAll(client: Client): Promise<void> {
+  const { processes } = await client.list({});
+  const ends = processes.map(({ id }) => client.terminate({ id, force: true }));
+  for (const end of await Promise.allSettled(ends)) {
+    if (end.status === "fulfilled") continue;
+    if ((end.reason as Refusal).kind !== "already_terminated") throw end.reason;
+  }
+}
+
+function linesOf({ state }: Daemon): number {
+  return readFileSync(join(state, "journal"), "latin1").split("\n").length - 1;
+}
+
+for (const containment of containments) {
+  const args = ["--containment", containment];
+  const name = `${containment}: a crash at line`;
+  const step = containment === "cgroup" ? 1 : 4;
+  for (let line = 1; line <= LINES; line += step) {
+    scenario(`${name} ${line} loses nobody and invents nothing`, async (scene) => {
+      const cage = openCage(scene);
+      await playRound({ scene, cage, args }, 1, async (daemon) => {
+        const endMs = performance.now() + 2_000;
+        while (linesOf(daemon) < line && performance.now() < endMs) {
+          await new Promise(setImmediate);
+        }
+      });
+    });
+  }
+
+  scenario(
+    `${containment}: crashes at ${RANDOM_ROUNDS} random instants lose nobody`,
+    async (scene) => {
+      let known = 0;
+      for (let round = 0; round < RANDOM_ROUNDS; round++) {
+        const afterMs = randomInt(LONGEST_MS);
+        const cage = openCage(scene);
+        known += await playRound({ scene, cage, args }, 4, () => {
+          return new Promise((resolve) => setTimeout(resolve, afterMs));
+        }).catch((error: Error) => {
+          error.message += `\n  in round ${round}, after ${afterMs} ms`;
+          throw error;
+        });
+      }
+      console.log(`${containment}: ${RANDOM_ROUNDS} crashes, ${known} processes compared`);
+    },
+    ROUND_LIMIT_MS * Math.max(1, RANDOM_ROUNDS),
+  );
+}
