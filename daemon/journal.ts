@@ -145,7 +145,7 @@ export function append(journal: Journal, line: Line): string | null {
     return fallBehind(journal, error as NodeJS.ErrnoException);
   }
   syncSoon(journal);
-  if (journal.tail.bytes > journal.compactAtBytes) void compact(journal);
+  tidyUp(journal);
   return null;
 }
 
@@ -194,6 +194,11 @@ function writeAnew(journal: Journal): void {
 }
 
 // --- tidying up -------------------------------------------------------------------------------
+
+/** Put a journal in order that has grown, or has bad lines. */
+export function tidyUp(journal: Journal): void {
+  if (journal.tail.bytes > journal.compactAtBytes) void compact(journal);
+}
 
 /** Write the journal anew in its shortest form, in slices; this is also how it comes back from a fault. */
 async function compact(journal: Journal): Promise<void> {

@@ -13,7 +13,7 @@ import { identityOf, ownIdentity } from "./caller.js";
 import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
-import { openJournal, type Read, readJournal } from "./journal.js";
+import { openJournal, type Read, readJournal, tidyUp } from "./journal.js";
 import { CannotStart, claimState, listen, reclaimState } from "./listen.js";
 import { createLog, type Log, logStyle } from "./log.js";
 import { createCalls } from "./methods.js";
@@ -92,6 +92,7 @@ async function openTable(
   const parts = { log, journal, output, containing, tags, socket, publish: publishEntry };
   const table = createTable(parts, { historyCount, historyAgeMs, historyBytes });
   await recover(table, read);
+  tidyUp(journal);
   return { table, why };
 }
 

@@ -52,13 +52,14 @@ const stage = v.picklist([
   "exec",
 ]);
 const stop = v.strictObject({ askedMs: ms, graceMs: durationMs, warned: v.boolean() });
-const ran = { pid, startedMs: ms, identity };
+const ran = { pid, startedMs: ms };
+const alive = { ...ran, identity };
 
 const stateShape = v.variant("at", [
   v.strictObject({ at: v.literal("starting") }),
-  v.strictObject({ at: v.literal("running"), ...ran }),
-  v.strictObject({ at: v.literal("draining"), ...ran, exit }),
-  v.strictObject({ at: v.literal("stopping"), ...ran, exit: v.nullable(exit), stop }),
+  v.strictObject({ at: v.literal("running"), ...alive }),
+  v.strictObject({ at: v.literal("draining"), ...alive, exit }),
+  v.strictObject({ at: v.literal("stopping"), ...alive, exit: v.nullable(exit), stop }),
   v.strictObject({ at: v.literal("exited"), ...ran, exit, endedMs: ms }),
   v.strictObject({ at: v.literal("terminated"), ...ran, exit, endedMs: ms }),
   v.strictObject({
@@ -86,20 +87,18 @@ const eventShape = v.variant("on", [
   v.strictObject({ on: v.literal("missing"), nowMs: ms }),
 ]);
 
-const headerShape = v.strictObject({ journal: v.number() });
-
 /**
- * A line: a process as it stands (`starting` is the intent to start it), or what then befell it, or
+ * The lines: a process as it stands (`starting` is the intent to start it), what then befell it, and
  * that it is forgotten.
  */
-const lineShape = v.union([
-  v.strictObject({ id, events: v.array(eventShape) }),
-  v.strictObject({ id, spec: specShape, state: stateShape }),
-  v.strictObject({ id, forgotten: v.literal(true) }),
-]);
+const lineShapes = {
+  spec: v.strictObject({ id, spec: specShape, state: stateShape }),
+  events: v.strictObject({ id, events: v.array(eventShape) }),
+  forgotten: v.strictObject({ id, forgotten: v.literal(true) }),
+};
 
 export type Spec = v.InferOutput<typeof specShape>;
-export type Line = v.InferOutput<typeof lineShape>;
+export type Line = v.InferOutput<(typeof lineShapes)[keyof typeof lineShapes]>;
 
 /** A process as the journal remembers it. */
 export type Recorded = { readonly id: string; readonly spec: Spec; state: State };
@@ -107,6 +106,7 @@ export type Recorded = { readonly id: string; readonly spec: Spec; state: State 
 // --- lines ------------------------------------------------------------------------------------
 
 const VERSION = 1;
+const SUFFIX_CHARS = ',"crc":"01234567"}'.length;
 
 /** What every journal begins with. */
 export const header: string = encode({ journal: VERSION });
@@ -122,12 +122,24 @@ function checksum(body: string): string {
 }
 
 /** What a line says, or why it says nothing. */
-function decode(line: string): { value: unknown } | { reason: string } {
-  const suffix = /,"crc":"([0-9a-f]{8})"\}$/.exec(line);
+function decode(line: string): { value: object } | { reason: string } {
+  const body = line.slice(0, -SUFFIX_CHARS);
+  const suffix = /^,"crc":"([0-9a-f]{8})"\}$/.exec(line.slice(body.length));
   if (suffix === null) return { reason: "it is no whole line of a journal" };
-  const body = line.slice(0, suffix.index);
   if (checksum(body) !== suffix[1]) return { reason: "its checksum is wrong" };
-  return { value: JSON.parse(`${body}}`) }; // as it was written, says the checksum
+  return { value: JSON.parse(`${body}}`) as object }; // as it was written, says the checksum
+}
+
+/** Which line it is meant to be, and whether it is one. */
+function parse(value: object): Line | null {
+  const shape =
+    "events" in value
+      ? lineShapes.events
+      : "spec" in value
+        ? lineShapes.spec
+        : lineShapes.forgotten;
+  const parsed = v.safeParse(shape, value);
+  return parsed.success ? parsed.output : null;
 }
 
 // --- what they add up to ----------------------------------------------------------------------
@@ -156,14 +168,13 @@ export function fold(lines: Iterable<string>): { recorded: Map<string, Recorded>
 }
 
 /** Why a line could not be added, null when it was. */
-function add(recorded: Map<string, Recorded>, value: unknown): string | null {
-  if (v.is(headerShape, value)) {
+function add(recorded: Map<string, Recorded>, value: object): string | null {
+  if ("journal" in value) {
     if (value.journal === VERSION) return null;
-    throw new UnknownVersion(`version ${value.journal}, this procsup reads ${VERSION}`);
+    throw new UnknownVersion(`version ${String(value.journal)}, this procsup reads ${VERSION}`);
   }
-  const parsed = v.safeParse(lineShape, value);
-  if (!parsed.success) return "it is no line of this journal's";
-  const line = parsed.output;
+  const line = parse(value);
+  if (line === null) return "it is no line of this journal's";
   const known = recorded.get(line.id);
   if ("spec" in line) {
     if (known !== undefined) return `${line.id} is known already`;

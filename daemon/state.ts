@@ -46,16 +46,17 @@ export type Identity = {
   startTicks: number | null;
 };
 
-type Ran = { pid: number; startedMs: number; identity: Identity };
+type Ran = { pid: number; startedMs: number };
+type Alive = Ran & { identity: Identity };
 
 /** A wish for the end: when it was uttered, how long a grace it gave, whether the stop signal was sent. */
 type Stop = { askedMs: number; graceMs: number; warned: boolean };
 
 export type State =
   | { at: "starting" }
-  | ({ at: "running" } & Ran)
-  | ({ at: "draining"; exit: Exit } & Ran)
-  | ({ at: "stopping"; exit: Exit | null; stop: Stop } & Ran)
+  | ({ at: "running" } & Alive)
+  | ({ at: "draining"; exit: Exit } & Alive)
+  | ({ at: "stopping"; exit: Exit | null; stop: Stop } & Alive)
   | ({ at: "exited"; exit: Exit; endedMs: number } & Ran)
   | ({ at: "terminated"; exit: Exit; endedMs: number } & Ran)
   | { at: "failed"; pid: number | null; stage: Stage; errno: string; endedMs: number }
@@ -87,6 +88,10 @@ const never = {
 
 function lose({ pid, startedMs }: Ran, nowMs: number): State {
   return { at: "lost", pid, startedMs, endedMs: nowMs };
+}
+
+function end({ pid, startedMs }: Ran, exit: Exit, endedMs: number) {
+  return { pid, startedMs, exit, endedMs };
 }
 
 function ask({ nowMs, graceMs }: On<"stopAsked">): Stop {
@@ -125,7 +130,7 @@ const table: Table = {
   draining: {
     ...never,
     stopAsked: (state, event) => ({ ...state, at: "stopping", stop: ask(event) }),
-    emptied: (state, { nowMs }) => ({ ...state, at: "exited", endedMs: nowMs }),
+    emptied: (state, { nowMs }) => ({ at: "exited", ...end(state, state.exit, nowMs) }),
     missing: (state, { nowMs }) => lose(state, nowMs),
   },
   stopping: {
@@ -136,13 +141,9 @@ const table: Table = {
     },
     warned: (state) => ({ ...state, stop: { ...state.stop, warned: true } }),
     leaderExited: (state, { exit }) => ({ ...state, exit }),
-    emptied: ({ pid, startedMs, identity, exit }, { nowMs }) => ({
+    emptied: (state, { nowMs }) => ({
       at: "terminated",
-      pid,
-      startedMs,
-      identity,
-      exit: exit ?? unknown,
-      endedMs: nowMs,
+      ...end(state, state.exit ?? unknown, nowMs),
     }),
     missing: (state, { nowMs }) => lose(state, nowMs),
   },

@@ -11,6 +11,8 @@ import { type Scene, until, within } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
 const daemonFile = join(root, "dist/procsupd.cjs");
+/** With both cores busy a start takes seconds. */
+const START_LIMIT_MS = 12_000;
 /** Test programs, run from their sources. */
 export const programs = join(root, "test/programs");
 
@@ -39,10 +41,11 @@ export type StartOptions = {
 /** Start the daemon and wait for its word that it is ready; stopped, by force if need be, at the end. */
 export async function startDaemon(scene: Scene, options: StartOptions = {}): Promise<Daemon> {
   const daemon = launchDaemon(scene, options);
-  await until("the daemon is ready", () => {
+  const isReady = () => {
     if (daemon.child.exitCode !== null) throw new Error(`it exited: ${daemon.log.join("\n")}`);
     return daemon.log.some((line) => line.includes('"message":"ready"'));
-  });
+  };
+  await until("the daemon is ready", isReady, START_LIMIT_MS);
   return daemon;
 }
 

@@ -3,15 +3,16 @@ import { type Event, isFinal, type State, step } from "../daemon/state.js";
 import { scenario } from "./scenario.js";
 
 const identity = { boot: "b", inode: "1", startTicks: null };
-const ran = { pid: 7, startedMs: 1, identity };
+const ran = { pid: 7, startedMs: 1 };
+const alive = { ...ran, identity };
 const stop = { askedMs: 1, graceMs: 5, warned: false };
 const exit = { by: "code", code: 0 } as const;
 
 const states: State[] = [
   { at: "starting" },
-  { at: "running", ...ran },
-  { at: "draining", ...ran, exit },
-  { at: "stopping", ...ran, exit: null, stop },
+  { at: "running", ...alive },
+  { at: "draining", ...alive, exit },
+  { at: "stopping", ...alive, exit: null, stop },
   { at: "exited", ...ran, exit, endedMs: 2 },
   { at: "terminated", ...ran, exit, endedMs: 2 },
   { at: "failed", pid: null, stage: "exec", errno: "ENOENT", endedMs: 2 },
@@ -72,7 +73,7 @@ scenario(
   () => {
     const asked = [events[4], events[2], events[5]].reduce<State>(
       (state, event) => (event === undefined ? state : step(state, event)),
-      { at: "running", ...ran },
+      { at: "running", ...alive },
     );
     ok(asked.at === "terminated");
     equal(asked.exit, exit);
@@ -81,7 +82,7 @@ scenario(
 );
 
 scenario("an end that nobody could see is unknown, never a guess", () => {
-  const ended = step({ at: "stopping", ...ran, exit: null, stop }, { on: "emptied", nowMs: 9 });
+  const ended = step({ at: "stopping", ...alive, exit: null, stop }, { on: "emptied", nowMs: 9 });
   ok(ended.at === "terminated");
   equal(ended.exit, { by: "unknown" });
 });
