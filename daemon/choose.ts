@@ -65,7 +65,7 @@ function fromOctal(place: string): string {
 async function probe(base: string): Promise<void> {
   const place = cgroups(base).prepare(PROBE);
   const folder = join(base, PROBE);
-  const command = { command: ["sleep", "60"], cwd: "/", env: {} };
+  const command = { command: ["sleep", "60"], cwd: "/", env: {}, account: null };
   const launched = launch(command, { stdout: null, stderr: null }, place, null);
   if (!launched.ok) {
     place.abandon();

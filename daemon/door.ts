@@ -29,7 +29,7 @@ type Connection = {
 const LINES_A_TURN = 16;
 
 /**
- * Serve `server`'s connections. `callerOf` makes what `answer` is given from each connection, once.
+ * Serve `server`'s connections. `callerOf` makes what `answer` is given from each connection, once, or throws a Refusal.
  * The function returned ends all connections once their replies are written, or after `graceMs`.
  */
 export function serve<C>(
@@ -40,22 +40,32 @@ export function serve<C>(
   const open = new Set<Connection>();
   server.on("connection", (socket) => {
     if (open.size >= limits.connections) {
-      turnAway(socket);
+      turnAway(socket, fullHouse());
       return;
     }
-    const connection = connect(socket, (listener) => {
-      const caller = callerOf(listener, socket);
-      return (text) => answer(text, caller);
-    });
+    let connection: Connection;
+    try {
+      connection = connect(socket, (listener) => {
+        const caller = callerOf(listener, socket);
+        return (text) => answer(text, caller);
+      });
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      turnAway(socket, error);
+      return;
+    }
     open.add(connection);
     connection.closers.add(() => open.delete(connection));
   });
   return (graceMs) => closeAll(open, graceMs);
 }
 
-function turnAway(socket: Socket): void {
+function fullHouse(): Refusal {
   const message = `The daemon has ${limits.connections} connections already: try again later`;
-  const refusal = new Refusal("limit_exceeded", message, { limit: "connections" });
+  return new Refusal("limit_exceeded", message, { limit: "connections" });
+}
+
+function turnAway(socket: Socket, refusal: Refusal): void {
   socket.on("error", () => socket.destroy());
   socket.end(`${JSON.stringify(refusalResponse(null, refusal))}\n`, () => socket.destroy());
 }

@@ -20,8 +20,9 @@ export type Listener = {
 type Subscription = {
   readonly id: string;
   readonly listener: Listener;
-  /** Null: every process. */
+  /** Null: every process whose owner it `sees`. */
   readonly processId: string | null;
+  readonly sees: (owner: Process["owner"]) => boolean;
   dropped: number;
   readonly followers: Follower[];
   forget(): void;
@@ -43,7 +44,12 @@ export function createFeed(): Feed {
  * Tell `listener` of every change of one process, or of all. Throws `limit_exceeded` past the
  * connection's bound. Ends with the connection.
  */
-export function subscribe(feed: Feed, listener: Listener, processId: string | null): string {
+export function subscribe(
+  feed: Feed,
+  listener: Listener,
+  processId: string | null,
+  sees: Subscription["sees"] = () => true,
+): string {
   const own = feed.byListener.get(listener) ?? new Map<string, Subscription>();
   if (own.size >= limits.subscriptions) {
     const most = `${limits.subscriptions} subscriptions`;
@@ -54,7 +60,7 @@ export function subscribe(feed: Feed, listener: Listener, processId: string | nu
   feed.lastId += 1;
   const id = `s${feed.lastId}`;
   const forget = listener.onClose(() => drop(feed, listener, id));
-  own.set(id, { id, listener, processId, dropped: 0, followers: [], forget });
+  own.set(id, { id, listener, processId, sees, dropped: 0, followers: [], forget });
   feed.byListener.set(listener, own);
   return id;
 }
@@ -83,7 +89,9 @@ export function publish(
   describe: () => Process,
 ): void {
   for (const subscription of subscribers(feed, processId)) {
-    const event: Event = { event: "status", subscription: subscription.id, process: describe() };
+    const process = describe();
+    if (!subscription.sees(process.owner)) continue;
+    const event: Event = { event: "status", subscription: subscription.id, process };
     if (subscription.dropped > 0 || !subscription.listener.notify(event)) miss(subscription);
     if (ended) for (const follower of subscription.followers) follower.finish();
   }

@@ -1,24 +1,24 @@
 // The one way into life: a command becomes a detached leader with files for its output, or a failure
 // with stage and errno. It decides nothing about names, limits or what comes after.
 
-import {
-  accessSync,
-  closeSync,
-  constants,
-  openSync,
-  readSync,
-  type Stats,
-  statSync,
-} from "node:fs";
+import { closeSync, openSync, readSync, type Stats, statSync } from "node:fs";
 import { delimiter, resolve } from "node:path";
 import type { Leader, Place } from "./containment.js";
+import { becomeUser } from "./gate.js";
 import { holdChild } from "./leader.js";
-import { type Image, posixSpawn } from "./native.js";
+import { type Image, posixSpawn, withUsualFiles } from "./native.js";
 import type { OutputFds } from "./output.js";
 import type { Stage } from "./state.js";
 import { withTag } from "./tag.js";
+import { type Account, asUser, mayExecute } from "./users.js";
 
-export type Command = { command: readonly string[]; cwd: string; env: Record<string, string> };
+/** `account` is null for the daemon's own user. */
+export type Command = {
+  command: readonly string[];
+  cwd: string;
+  env: Record<string, string>;
+  account: Account | null;
+};
 
 export type Failure = { ok: false; stage: Stage; errno: string; message: string };
 export type Launch = { ok: true; leader: Leader } | Failure;
@@ -37,8 +37,12 @@ export function launch(
   tag: bigint | null,
 ): Launch {
   const [file = "", ...args] = command.command;
+  const { account } = command;
   try {
-    const path = findProgram(command);
+    const path = asUser(account, () => {
+      checkFolder(command.cwd);
+      return findProgram(command);
+    });
     const image: Image = {
       path,
       argv: [file, ...args],
@@ -46,10 +50,20 @@ export function launch(
       cwd: command.cwd,
       stdio: [nowhere, output.stdout ?? nowhere, output.stderr ?? nowhere],
     };
-    const start = () => startHeld(image, (one) => posixSpawn(place.enter(one)));
+    const start = () => startHeld(image, (one) => startAs(account, one, place));
     return { ok: true, leader: tag === null ? start() : withTag(tag, start) };
   } catch (error) {
-    return explain(command, error as NodeJS.ErrnoException);
+    return asUser(account, () => explain(command, error as NodeJS.ErrnoException));
+  }
+}
+
+function startAs(account: Account | null, image: Image, place: Place): number {
+  if (account === null) return withUsualFiles(() => posixSpawn(place.enter(image)));
+  const descent = becomeUser(image, account);
+  try {
+    return withUsualFiles(() => posixSpawn(place.enter(descent)));
+  } finally {
+    closeSync(descent.stdio.at(-1) ?? -1);
   }
 }
 
@@ -119,13 +133,7 @@ function isFile(path: string): boolean {
 }
 
 function isExecutable(path: string): boolean {
-  if (!isFile(path)) return false;
-  try {
-    accessSync(path, constants.X_OK);
-    return true;
-  } catch {
-    return false; // whatever the reason, it may not be run, and execvp goes on to the next
-  }
+  return isFile(path) && mayExecute(path);
 }
 
 const header = Buffer.alloc(256);
@@ -178,10 +186,12 @@ export function noRoom(errno: string): Failure | null {
 }
 
 function isReachableFolder(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return statSync(path).isDirectory();
-  } catch {
-    return false; // whatever the reason, the folder cannot be entered, and that is the answer
-  }
+  return statOf(path)?.isDirectory() === true && mayExecute(path);
+}
+
+/** Behind the gate it would be too late to say so. Throws as chdir(2) does. */
+function checkFolder(path: string): void {
+  if (isReachableFolder(path)) return;
+  const code = statSync(path).isDirectory() ? "EACCES" : "ENOTDIR";
+  throw Object.assign(new Error(code), { code });
 }

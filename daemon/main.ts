@@ -9,7 +9,7 @@ import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
 import { adoptAll } from "./adopt.js";
-import { identityOf, ownIdentity } from "./caller.js";
+import { behalfOf, peerOf } from "./caller.js";
 import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
@@ -27,6 +27,7 @@ import { endAll } from "./supervisor.js";
 import { createTable, currentLines, describe, type Entry, type Table } from "./table.js";
 import { createTags } from "./tag.js";
 import { createSampler } from "./usage.js";
+import { findGroup } from "./users.js";
 
 /** How long a client may take to read its last replies when the daemon goes. */
 const LAST_REPLIES_MS = 1_000;
@@ -45,11 +46,11 @@ async function run(settings: Settings): Promise<void> {
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
 
-  const own = ownIdentity();
+  const policy = { adminGid: adminGidOf(settings), users: settings.users };
   const server = net.createServer({ allowHalfOpen: true });
   const closeConnections = serve(server, answer, (listener, connection) => ({
     listener,
-    identity: identityOf(connection, own),
+    behalf: behalfOf(peerOf(connection), policy),
   }));
   const removeSocket = await listen(server, settings.socket);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
@@ -67,6 +68,13 @@ async function run(settings: Settings): Promise<void> {
   const { socket, state } = settings;
   const { kind: containment } = table.containing;
   log.info("ready", { version, pid: process.pid, socket, state, containment, why });
+}
+
+function adminGidOf({ adminGroup }: Settings): number | null {
+  if (adminGroup === null) return null;
+  const gid = /^\d+$/.test(adminGroup) ? Number(adminGroup) : findGroup(adminGroup);
+  if (gid === null) throw new BadSetting(`adminGroup: there is no group ${adminGroup}`);
+  return gid;
 }
 
 /** The table as an earlier daemon has left it, and why cgroups are not in force. */

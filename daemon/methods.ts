@@ -8,15 +8,18 @@ import {
   limits,
   type Method,
   methods,
+  type Process,
   Refusal,
   type Result,
   WIRE_VERSION,
 } from "../client/wire.js";
+import { controls, type Viewer } from "./access.js";
 import { type Feed, follow, type Listener, subscribe, unsubscribe } from "./feed.js";
+import type { Log } from "./log.js";
 import { describeContract } from "./openrpc.js";
 import { readOutput } from "./output.js";
 import type { Call } from "./rpc.js";
-import { type Identity, spawn } from "./spawn.js";
+import { type Behalf, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
 import { countStrays, strays } from "./strays.js";
 import {
@@ -33,8 +36,8 @@ import {
 import { find, type Table } from "./table.js";
 import type { Sampler } from "./usage.js";
 
-/** Who calls: a connection to send events to, and on whose behalf it spawns. */
-export type Caller = { readonly listener: Listener; readonly identity: Identity };
+/** Who calls: a connection to send events to, and on whose behalf it asks. */
+export type Caller = { readonly listener: Listener; readonly behalf: Behalf };
 
 /** What methods work on. */
 export type House = {
@@ -53,28 +56,34 @@ type Handlers = {
 function createHandlers(house: House): Handlers {
   const { table, feed, sampler } = house;
   return {
-    spawn: (params, { identity }) => spawn(table, params, identity),
-    terminate: (params) => terminate(table, params),
-    signal: (params) => sendSignal(table, params),
-    pause: (params) => pause(table, params),
-    resume: (params) => resume(table, params),
-    list: (params, { listener }) => listener.inTurn(async () => list(table, params)),
-    status: (params) => inspect(table, params),
-    wait: (params, { listener }) => wait(table, params, listener.onClose),
-    logs: (params, { listener }) => listener.inTurn(() => logs(table, params)),
-    usage: (params) => usage(table, sampler, params),
-    subscribe: (params, { listener }) => listen(table, feed, params, listener),
+    spawn: (params, { behalf }) => spawn(table, params, behalf),
+    terminate: (params, { behalf }) => terminate(table, params, behalf.viewer),
+    signal: (params, { behalf }) => sendSignal(table, params, behalf.viewer),
+    pause: (params, { behalf }) => pause(table, params, behalf.viewer),
+    resume: (params, { behalf }) => resume(table, params, behalf.viewer),
+    list: (params, { listener, behalf }) =>
+      listener.inTurn(async () => list(table, params, behalf.viewer)),
+    status: (params, { behalf }) => inspect(table, params, behalf.viewer),
+    wait: (params, { listener, behalf }) => wait(table, params, behalf.viewer, listener.onClose),
+    logs: (params, { listener, behalf }) =>
+      listener.inTurn(() => logs(table, params, behalf.viewer)),
+    usage: (params, { behalf }) => usage(table, sampler, params, behalf.viewer),
+    subscribe: (params, caller) => listen(table, feed, params, caller),
     unsubscribe: ({ subscription }, { listener }) => ({
       unsubscribed: unsubscribe(feed, listener, subscription),
     }),
-    strays: (params) => strays(table, params),
-    info: () => info(house),
+    strays: (params, { behalf }) => strays(table, params, behalf.viewer),
+    info: (_, { behalf }) => info(house, behalf.viewer),
     "rpc.discover": () => describeContract(house.version),
   };
 }
 
-async function logs(table: Table, params: Checked<"logs">): Promise<Result<"logs">> {
-  const entry = find(table, params);
+async function logs(
+  table: Table,
+  params: Checked<"logs">,
+  viewer: Viewer,
+): Promise<Result<"logs">> {
+  const entry = find(table, params, viewer);
   const ended = isFinal(entry.state);
   const { atEnd, ...slice } = await readOutput(
     table.output,
@@ -90,11 +99,14 @@ async function listen(
   table: Table,
   feed: Feed,
   params: Checked<"subscribe">,
-  listener: Listener,
+  { listener, behalf: { viewer } }: Caller,
 ): Promise<Result<"subscribe">> {
   const { output, ...address } = params;
-  if (Object.keys(address).length === 0) return { subscription: subscribe(feed, listener, null) };
-  const entry = find(table, address);
+  if (Object.keys(address).length === 0) {
+    const sees = (owner: Process["owner"]) => controls(viewer, owner.uid);
+    return { subscription: subscribe(feed, listener, null, sees) };
+  }
+  const entry = find(table, address, viewer);
   const subscription = subscribe(feed, listener, entry.id);
   const source = {
     id: entry.id,
@@ -106,7 +118,7 @@ async function listen(
   return { subscription };
 }
 
-async function info({ table, version, features }: House): Promise<Result<"info">> {
+async function info({ table, version, features }: House, viewer: Viewer): Promise<Result<"info">> {
   return {
     version,
     wire: WIRE_VERSION,
@@ -114,8 +126,8 @@ async function info({ table, version, features }: House): Promise<Result<"info">
     uptimeMs: Math.round(process.uptime() * 1000),
     containment: table.containing.kind,
     kernel: { release: release(), ...features },
-    counts: counts(table),
-    strays: await countStrays(table),
+    counts: counts(table, viewer),
+    strays: await countStrays(table, viewer),
     limits: { ...limits, ...table.history.bounds },
   };
 }
@@ -123,8 +135,64 @@ async function info({ table, version, features }: House): Promise<Result<"info">
 /** The calls of the contract, each checking its params first: `invalid_params` names the field. */
 export function createCalls(house: House): Record<Method, Call<Caller>> {
   const handlers = createHandlers(house);
-  const entries = (Object.keys(methods) as Method[]).map((name) => [name, checked(name, handlers)]);
+  const { log } = house.table;
+  const entries = (Object.keys(methods) as Method[]).map((name) => {
+    return [name, audited(name, checked(name, handlers), log)];
+  });
   return Object.fromEntries(entries);
+}
+
+/** What changes anything. */
+const changing: ReadonlySet<Method> = new Set([
+  "spawn",
+  "terminate",
+  "signal",
+  "pause",
+  "resume",
+  "strays",
+]);
+
+/** One record for each call that changes something, and for each that is denied: who, whom, how, what came of it. */
+function audited(name: Method, call: Call<Caller>, log: Log): Call<Caller> {
+  const isChanging = changing.has(name);
+  return async (params, caller) => {
+    try {
+      const result = await call(params, caller);
+      if (isChanging) audit(log, name, params, caller, "done", result);
+      return result;
+    } catch (error) {
+      const kind = error instanceof Refusal ? error.kind : "internal_error";
+      if (isChanging || kind === "permission_denied") audit(log, name, params, caller, kind, null);
+      throw error;
+    }
+  };
+}
+
+/** Of what was asked: whom and how, as far as it is short and well-formed; never a command or its environment. */
+const told = ["id", "pid", "name", "user", "signal", "to", "force", "graceMs", "end"] as const;
+
+function audit(
+  log: Log,
+  method: Method,
+  params: unknown,
+  { behalf }: Caller,
+  outcome: string,
+  result: unknown,
+): void {
+  const { owner, pid } = behalf;
+  const asked: Record<string, unknown> = { ...Object(params), ...identityIn(result) };
+  const facts = told.flatMap((key) => {
+    const value = asked[key];
+    const isPlain = ["string", "number", "boolean"].includes(typeof value);
+    return isPlain ? [[key, String(value).slice(0, 64)]] : [];
+  });
+  const who = { callerUid: owner.uid, callerName: owner.name, callerPid: pid };
+  log.info("audit", { method, ...who, ...Object.fromEntries(facts), outcome });
+}
+
+function identityIn(result: unknown): object {
+  if (result === null || typeof result !== "object" || !("id" in result)) return {};
+  return { id: result.id, ...("pid" in result ? { pid: result.pid } : {}) };
 }
 
 function checked<M extends Method>(name: M, handlers: Handlers): Call<Caller> {

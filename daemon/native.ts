@@ -1,10 +1,11 @@
 // The system calls that Node lacks, through koffi: the only file that leaves JavaScript. Each wrapper
 // is typed, names its manual page and throws an Error with the kernel's errno as `code`.
 
+import { writeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
 
-const libc = koffi.load(null);
+export const libc = koffi.load(null);
 // Numbers above 423 are the same on every architecture (Linux, arch/*/entry/syscalls).
 const SYS_pidfd_send_signal = 424;
 const SYS_pidfd_open = 434;
@@ -28,7 +29,8 @@ function failure(call: string, errno: number): Error {
   return Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
 }
 
-function check(result: number, call: string): number {
+/** The result of a call, or its failure as an Error with the errno as `code`. */
+export function check(result: number, call: string): number {
   if (result >= 0) return result;
   throw failure(call, koffi.errno());
 }
@@ -175,6 +177,57 @@ export function peerCredentials(fd: number): { pid: number; uid: number; gid: nu
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
 }
 
+/** The supplementary groups of that caller. man 7 unix, SO_PEERGROUPS (Linux 4.13). */
+export function peerGroups(fd: number): number[] {
+  const SOL_SOCKET = 1;
+  const SO_PEERGROUPS = 59;
+  for (let room = 64; ; room *= 4) {
+    const value = new Uint32Array(room);
+    const length = Uint32Array.of(value.byteLength);
+    const result: number = getsockoptFn(fd, SOL_SOCKET, SO_PEERGROUPS, value, length);
+    if (result < 0 && koffi.errno() === constants.errno.ERANGE) continue;
+    check(result, "getsockopt");
+    return [...value.subarray(0, (length[0] ?? 0) / value.BYTES_PER_ELEMENT)];
+  }
+}
+
+const RLIMIT_NOFILE = 7;
+/** What programs expect, and what select(2) can take. man 5 systemd.exec, LimitNOFILE=. */
+const USUAL_FILES = 1024n;
+
+/**
+ * Run `spawn` so that whatever it starts has the usual soft limit of open files: Node raises its own to
+ * the hard one. Our own is restored. man 2 prlimit.
+ */
+export function withUsualFiles<T>(spawn: () => T): T {
+  check(prlimitFn(0, RLIMIT_NOFILE, null, rlimit), "prlimit");
+  const [soft, hard] = [rlimit.readBigUInt64LE(0), rlimit.readBigUInt64LE(8)];
+  if (soft <= USUAL_FILES) return spawn();
+  setFiles(USUAL_FILES, hard);
+  try {
+    return spawn();
+  } finally {
+    setFiles(soft, hard);
+  }
+}
+
+function setFiles(soft: bigint, hard: bigint): void {
+  rlimit.writeBigUInt64LE(soft, 0);
+  rlimit.writeBigUInt64LE(hard, 8);
+  check(prlimitFn(0, RLIMIT_NOFILE, rlimit, null), "prlimit");
+}
+
+const memfdCreateFn = libc.func("int memfd_create(const char *name, uint flags)");
+
+/** A file without a name that holds `content`, read from its start. man 2 memfd_create. */
+export function anonymousFile(content: Buffer): number {
+  const MFD_CLOEXEC = 1;
+  const fd = check(memfdCreateFn("procsup", MFD_CLOEXEC), "memfd_create");
+  // At offsets, so that the descriptor itself stays at 0, where the child begins.
+  for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at, at);
+  return fd;
+}
+
 // --- posix_spawn ------------------------------------------------------------------------------
 
 // Opaque structs, at most 80 (actions), 336 (attributes) and 128 bytes (signal set) in glibc and musl.
@@ -215,8 +268,8 @@ export type Image = {
   readonly argv: readonly string[];
   readonly env: readonly string[];
   readonly cwd: string;
-  /** Our descriptors for its stdin, stdout and stderr. */
-  readonly stdio: readonly [number, number, number];
+  /** Our descriptors for its stdin, stdout, stderr, and further ones. */
+  readonly stdio: readonly number[];
 };
 
 /**

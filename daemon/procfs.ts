@@ -144,7 +144,12 @@ export function readStat(pid: number): Stat | null {
 /** True when the kernel shows us, of this process, what it keeps from other users. man 5 proc. */
 export function isShown(pid: number): boolean {
   const uid = process.geteuid?.();
-  return uid === 0 || statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid === uid;
+  return uid === 0 || uidOf(pid) === uid;
+}
+
+/** The effective user of a process; null when it is gone. */
+export function uidOf(pid: number): number | null {
+  return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? null;
 }
 
 /** A zombie is not alive, unless it is a leader whose other threads run on. */

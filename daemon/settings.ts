@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import * as v from "valibot";
 import { defaultSocket } from "../client/socket.js";
+import type { Policy } from "./access.js";
 
 const logLevels = ["error", "warning", "info", "debug"] as const;
 
@@ -21,6 +22,19 @@ const fileShape = v.strictObject({
   historyCount: v.optional(count),
   historyAgeMs: v.optional(count),
   historyBytes: v.optional(count),
+  /** Whose members control every process: name or number of a group. */
+  adminGroup: v.optional(v.string()),
+  /** What users may take, by name or number, `*` for all others. */
+  users: v.optional(
+    v.record(
+      v.string(),
+      v.strictObject({
+        barred: v.optional(v.boolean()),
+        processes: v.optional(count),
+        spawnsPerMinute: v.optional(count),
+      }),
+    ),
+  ),
 });
 
 export type Settings = Readonly<{
@@ -31,6 +45,8 @@ export type Settings = Readonly<{
   historyCount: number;
   historyAgeMs: number;
   historyBytes: number;
+  adminGroup: string | null;
+  users: Policy["users"];
 }>;
 
 /** A setting that cannot be used; the message names it and the fix, and is all the user needs. */
@@ -68,7 +84,8 @@ export function readSettings(
   if (chosen.state === null) {
     throw new BadSetting("HOME is not set: say where to keep output with --state DIR");
   }
-  return Object.freeze(check(chosen, "settings") as Settings);
+  const { adminGroup = null, ...settings } = check(chosen, "settings");
+  return Object.freeze({ ...settings, adminGroup } as Settings);
 }
 
 type File = v.InferOutput<typeof fileShape>;
@@ -82,6 +99,8 @@ function choose(flags: ReturnType<typeof parseFlags>, env: Environment, file: Fi
     historyCount: file.historyCount ?? 1_000,
     historyAgeMs: file.historyAgeMs ?? 24 * 60 * 60 * 1000,
     historyBytes: file.historyBytes ?? 8 * 1024 * 1024,
+    adminGroup: file.adminGroup,
+    users: file.users ?? {},
   };
 }
 

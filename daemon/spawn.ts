@@ -3,10 +3,11 @@
 
 import { randomBytes } from "node:crypto";
 import { type Checked, limits, type Process, Refusal } from "../client/wire.js";
+import { takeSpawn, type Viewer } from "./access.js";
 import type { Containment, Leader, Place } from "./containment.js";
 import { identify } from "./identity.js";
 import { append } from "./journal.js";
-import { type Failure, type Launch, launch, noRoom } from "./launch.js";
+import { type Command, type Failure, type Launch, launch, noRoom } from "./launch.js";
 import { closeOutput, createOutput, type OutputFds } from "./output.js";
 import type { Spec } from "./records.js";
 import { type Event, type Exit, isFinal, type Stage } from "./state.js";
@@ -19,28 +20,42 @@ import {
   type Entry,
   enter,
   isLiving,
+  nameKey,
   type Table,
 } from "./table.js";
 import { tagOf } from "./tag.js";
+import type { Account } from "./users.js";
 
-/** What `spawn` needs beyond its params: on whose behalf, as whom, and that user's environment. */
-export type Identity = { owner: Spec["owner"]; user: string; defaults: Record<string, string> };
+/** As whom a process runs: `account` is null for the daemon's own user. */
+export type Identity = {
+  readonly user: string;
+  readonly account: Account | null;
+  /** The environment where the call gives none. */
+  readonly defaults: Readonly<Record<string, string>>;
+};
+
+/** On whose behalf, and as whom; `as` finds another user for the few who may name one. */
+export type Behalf = {
+  /** Of whoever connected; for the log only. */
+  readonly pid: number;
+  readonly viewer: Viewer;
+  readonly owner: Spec["owner"];
+  readonly as: (user: string | undefined) => Identity;
+};
 
 /**
  * Launch a process and enter it. Refusals: `shutting_down`, `name_taken`, `limit_exceeded`,
- * `spawn_failed` (then it stays known as `failed`, under the id in the facts).
+ * `permission_denied` and `invalid_params` for a user, `spawn_failed` (then it stays known as
+ * `failed`, under the id in the facts).
  */
 export function spawn(
   table: Table,
   params: Checked<"spawn">,
-  { owner, user, defaults }: Identity,
+  { viewer, owner, as }: Behalf,
 ): Process {
   const { command, cwd, stopSignal, graceMs, strays, name = null } = params;
-  admit(table, name);
-  if (params.user !== undefined && params.user !== user) {
-    const message = `Running as ${params.user} needs a daemon of root; this one runs as ${user}`;
-    throw new Refusal("permission_denied", message, { field: "user" });
-  }
+  admit(table, viewer, name);
+  const { user, account, defaults } = as(params.user);
   const id = mintId(table);
   const { containing, socket } = table;
   const place = { containment: containing.kind, room: containing.room(id), socket };
@@ -54,7 +69,7 @@ export function spawn(
   // The marks come first: a long environment is searched only so far.
   const own = marks(table, entry);
   const env = { ...own, ...(params.env ?? defaults), ...own };
-  const started = start(table, entry, params.output, env);
+  const started = start(table, entry, params.output, { command, cwd, env, account });
   if (!started.ok) throw fail(table, entry, started);
   begin(table, entry, started);
   return describe(entry);
@@ -70,9 +85,9 @@ function fail(table: Table, entry: Entry, { stage, errno, message }: Failure): R
   return new Refusal("spawn_failed", message, { stage, errno, id: entry.id });
 }
 
-function admit(table: Table, name: string | null): void {
+function admit(table: Table, viewer: Viewer, name: string | null): void {
   if (table.closing) throw new Refusal("shutting_down", "The daemon is shutting down");
-  const holder = name === null ? undefined : table.byName.get(name);
+  const holder = name === null ? undefined : table.byName.get(nameKey(viewer.uid, name));
   if (holder !== undefined && !isFinal(holder.state)) {
     const message = `Name taken: ${name} is held by ${holder.id}`;
     throw new Refusal("name_taken", message, { holder: describe(holder) });
@@ -81,6 +96,7 @@ function admit(table: Table, name: string | null): void {
     const message = `The daemon holds ${limits.processes} living processes: end some first`;
     throw new Refusal("limit_exceeded", message, { limit: "processes" });
   }
+  takeSpawn(table.takings, viewer);
 }
 
 function mintId(table: Table): string {
@@ -101,9 +117,9 @@ type Started = ({ ok: true } & Running) | Failure;
 /** Output, then a place, then life; whatever was made is taken down again when the next step fails. */
 function start(
   table: Table,
-  { id, spec }: Entry,
+  { id }: Entry,
   mode: Checked<"spawn">["output"],
-  env: Record<string, string>,
+  command: Command,
 ): Started {
   let output: OutputFds;
   try {
@@ -114,9 +130,8 @@ function start(
   try {
     const { tags } = table;
     const place = table.containing.prepare(id);
-    const { command, cwd } = spec;
     const tag = tags.inForce ? tagOf(tags.key, id) : null;
-    return settle(launch({ command, cwd, env }, output, place, tag), place);
+    return settle(launch(command, output, place, tag), place);
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
     return noRoom(code) ?? failure("contain", error, "cannot make a cgroup");

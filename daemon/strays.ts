@@ -2,9 +2,10 @@
 // is known: what an earlier run left, or what left its tree. Listed for people, ended only when asked.
 
 import { type Checked, Refusal, type Result, type Stray } from "../client/wire.js";
+import type { Viewer } from "./access.js";
 import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
-import { commandLine, isLiving, readStat, type Seen, scan } from "./procfs.js";
+import { commandLine, isLiving, readStat, type Seen, scan, uidOf } from "./procfs.js";
 import { createSlices } from "./slices.js";
 import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";
@@ -19,10 +20,15 @@ type Found = Seen & Pick<Stray, "id" | "by">;
  * List strays and, with `end`, end them by the ladder; the list is of those found at first. Refusal:
  * `termination_failed` with whoever outlived it.
  */
-export async function strays(table: Table, params: Checked<"strays">): Promise<Result<"strays">> {
-  const found = (await findStrays(table)).map(describe);
+export async function strays(
+  table: Table,
+  params: Checked<"strays">,
+  viewer: Viewer,
+): Promise<Result<"strays">> {
+  const find = () => findStrays(table, viewer);
+  const found = (await find()).map(describe);
   if (!params.end || found.length === 0) return { strays: found, ended: 0 };
-  const tree = holdFound({ find: () => findStrays(table), leader: null, tag: null });
+  const tree = holdFound({ find, leader: null, tag: null });
   const { force, graceMs = GRACE_MS } = params;
   const { gone, ended, survivors } = await startLadder(tree, {
     stopSignal: "SIGTERM",
@@ -35,11 +41,12 @@ export async function strays(table: Table, params: Checked<"strays">): Promise<R
 }
 
 /** How many there are now. */
-export async function countStrays(table: Table): Promise<number> {
-  return (await findStrays(table)).length;
+export async function countStrays(table: Table, viewer: Viewer): Promise<number> {
+  return (await findStrays(table, viewer)).length;
 }
 
-async function findStrays(table: Table): Promise<Found[]> {
+/** Of those that run as the viewer, or of all. */
+async function findStrays(table: Table, viewer: Viewer): Promise<Found[]> {
   const all = await scan();
   const rooms = [...table.containing.rooms()].filter(([id]) => !table.entries.get(id)?.tree);
   const idOfRoom = new Map(rooms.flatMap(([id, pids]) => pids.map((pid) => [pid, id] as const)));
@@ -51,7 +58,8 @@ async function findStrays(table: Table): Promise<Found[]> {
     return mark?.socket === table.socket ? [{ ...one, id: mark.id, by: "mark" }] : [];
   });
   const members = await knownMembers(table);
-  return suspects.filter((one) => !members.has(one.pid) && isStillLiving(one));
+  const isTheirs = ({ pid }: Found) => viewer.isAdmin || uidOf(pid) === viewer.uid;
+  return suspects.filter((one) => !members.has(one.pid) && isStillLiving(one) && isTheirs(one));
 }
 
 async function knownMembers(table: Table): Promise<Set<number>> {

@@ -12,6 +12,7 @@ import {
   type Status,
   statuses,
 } from "../client/wire.js";
+import { controls, type Viewer } from "./access.js";
 import type { Containment, Reach } from "./containment.js";
 import { type Descent, type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
 import { signalProcess } from "./pidfd.js";
@@ -38,8 +39,9 @@ import type { Sampler } from "./usage.js";
 export async function terminate(
   table: Table,
   params: Checked<"terminate">,
+  viewer: Viewer,
 ): Promise<Result<"terminate">> {
-  const entry = findLiving(table, params);
+  const entry = findLiving(table, params, viewer);
   if (params.dryRun) return rehearse(entry);
   const ladder = ask(table, entry, params);
   if (!params.wait) return answer(entry, "stopping", "Process is being terminated", null);
@@ -149,8 +151,9 @@ export function survivalText(survivors: Survivor[]): string {
 export async function sendSignal(
   table: Table,
   params: Checked<"signal">,
+  viewer: Viewer,
 ): Promise<Result<"signal">> {
-  const entry = findLiving(table, params);
+  const entry = findLiving(table, params, viewer);
   if (params.to === "tree") return { signaled: await signalTree(entry, params.signal) };
   const { leader } = entry;
   if (leader === null || leader.exit !== null) {
@@ -176,15 +179,23 @@ function permitted(name: Signal, { reached, refused }: Reach): number {
 }
 
 /** Keep every member from running. */
-export async function pause(table: Table, params: Checked<"pause">): Promise<Process> {
-  const entry = findLiving(table, params);
+export async function pause(
+  table: Table,
+  params: Checked<"pause">,
+  viewer: Viewer,
+): Promise<Process> {
+  const entry = findLiving(table, params, viewer);
   permitted("SIGSTOP", await entry.tree.pause());
   return describe(entry);
 }
 
 /** Let every member run again, whatever stopped it. */
-export async function resume(table: Table, params: Checked<"resume">): Promise<Process> {
-  const entry = findLiving(table, params);
+export async function resume(
+  table: Table,
+  params: Checked<"resume">,
+  viewer: Viewer,
+): Promise<Process> {
+  const entry = findLiving(table, params, viewer);
   await signalTree(entry, "SIGCONT");
   return describe(entry);
 }
@@ -193,13 +204,13 @@ export async function resume(table: Table, params: Checked<"resume">): Promise<P
 const PAGE_BYTES = 768 * 1024;
 
 /** Processes in the order of their spawns. Refusal: `process_not_found` when `after` is unknown. */
-export function list(table: Table, params: Checked<"list">): Result<"list"> {
-  if (params.after !== undefined) find(table, { id: params.after });
+export function list(table: Table, params: Checked<"list">, viewer: Viewer): Result<"list"> {
+  if (params.after !== undefined) find(table, { id: params.after }, viewer);
   const processes: Process[] = [];
   let begun = params.after === undefined;
   let bytes = 0;
   for (const entry of table.entries.values()) {
-    if (begun && isListed(entry, params)) {
+    if (begun && controls(viewer, entry.spec.owner.uid) && isListed(entry, params)) {
       const process = describe(entry);
       bytes += JSON.stringify(process).length;
       if (bytes > PAGE_BYTES && processes.length > 0) {
@@ -218,8 +229,12 @@ function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boole
 }
 
 /** One process and its living members, as the kernel has them now. */
-export async function inspect(table: Table, params: Checked<"status">): Promise<Result<"status">> {
-  const entry = find(table, params);
+export async function inspect(
+  table: Table,
+  params: Checked<"status">,
+  viewer: Viewer,
+): Promise<Result<"status">> {
+  const entry = find(table, params, viewer);
   const members = isLiving(entry) ? await membersNow(entry) : [];
   return { ...describe(entry), members };
 }
@@ -256,9 +271,10 @@ function asMember(stat: Stat): Member {
 export async function wait(
   table: Table,
   params: Checked<"wait">,
+  viewer: Viewer,
   onCallerGone: (fn: () => void) => () => void,
 ): Promise<Result<"wait">> {
-  const entry = find(table, params);
+  const entry = find(table, params, viewer);
   if (!isFinal(entry.state)) await untilEnded(entry, params.timeoutMs, onCallerGone);
   return { ended: isFinal(entry.state), process: describe(entry) };
 }
@@ -286,8 +302,9 @@ export async function usage(
   table: Table,
   sampler: Sampler,
   params: Checked<"usage">,
+  viewer: Viewer,
 ): Promise<Result<"usage">> {
-  const entry = findLiving(table, params);
+  const entry = findLiving(table, params, viewer);
   const { tree, leader } = entry;
   const { pid } = describe(entry);
   const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
@@ -295,10 +312,12 @@ export async function usage(
   return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
 }
 
-/** How many processes are known in each status. */
-export function counts(table: Table): Record<Status, number> {
+/** How many processes the viewer sees in each status. */
+export function counts(table: Table, viewer: Viewer): Record<Status, number> {
   const zero = Object.fromEntries(statuses.map((name) => [name, 0])) as Record<Status, number>;
-  for (const entry of table.entries.values()) zero[statusOf(entry)] += 1;
+  for (const entry of table.entries.values()) {
+    if (controls(viewer, entry.spec.owner.uid)) zero[statusOf(entry)] += 1;
+  }
   return zero;
 }
 

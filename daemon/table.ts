@@ -2,6 +2,7 @@
 // and how each looks from outside. What is done to them is the supervisor's.
 
 import { type Address, type Member, type Process, Refusal, type Status } from "../client/wire.js";
+import { controls, countLiving, createTakings, type Takings, type Viewer } from "./access.js";
 import type { Containing, Containment, Leader } from "./containment.js";
 import { createHistory, type History, type HistoryBounds, remember } from "./history.js";
 import { append, type Journal } from "./journal.js";
@@ -42,10 +43,12 @@ export type Table = {
   readonly publish: (entry: Entry) => void;
   readonly entries: Map<string, Entry>;
   readonly byPid: Map<number, Entry>;
+  /** By `nameKey`: every user has names of their own. */
   readonly byName: Map<string, Entry>;
   readonly history: History;
-  /** Processes with a tree. */
+  /** Processes with a tree, all and by owner. */
   living: number;
+  readonly takings: Takings;
   /** The daemon is going down: nothing new is started. */
   closing: boolean;
 };
@@ -62,6 +65,7 @@ export function createTable(
     byName: new Map(),
     history: createHistory(bounds, (id) => forget(table, id)),
     living: 0,
+    takings: createTakings(),
     closing: false,
   };
   return table;
@@ -69,23 +73,46 @@ export function createTable(
 
 // --- looking up -----------------------------------------------------------------------------
 
-/** The process that is meant: by pid the latest that bore it, by name its holder or its last one. */
-export function find(table: Table, address: Address): Entry {
+/** Under which a name of this owner's is found. */
+export function nameKey(ownerUid: number, name: string): string {
+  return `${ownerUid} ${name}`;
+}
+
+/**
+ * The process that is meant: by pid the latest that bore it, by name the viewer's own that holds it or
+ * held it last, and for administrators, who have none of that name, anybody's. Refusals:
+ * `process_not_found`; `permission_denied` for another user's.
+ */
+export function find(table: Table, address: Address, viewer: Viewer): Entry {
   const { pid, id, name } = address;
   const entry =
     pid !== undefined
       ? table.byPid.get(pid)
       : id !== undefined
         ? table.entries.get(id)
-        : table.byName.get(name ?? "");
-  if (entry !== undefined) return entry;
+        : findNamed(table, name ?? "", viewer);
+  if (entry !== undefined && controls(viewer, entry.spec.owner.uid)) return entry;
   const given = pid !== undefined ? `PID ${pid}` : id !== undefined ? `ID ${id}` : `name ${name}`;
+  if (entry !== undefined) {
+    const message = `Process of another user: ${given}`;
+    throw new Refusal("permission_denied", message, { pid, id });
+  }
   throw new Refusal("process_not_found", `Process not found: ${given}`, { pid, id, name });
 }
 
+function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry | undefined {
+  const own = table.byName.get(nameKey(uid, name));
+  if (own !== undefined || !isAdmin) return own;
+  const others = [...table.byName.values()].filter((entry) => entry.spec.name === name);
+  if (others.length < 2) return others[0];
+  const ids = others.map((entry) => entry.id);
+  const message = `${others.length} users have a process named ${name}: say which by its id`;
+  throw new Refusal("process_not_found", message, { name, ids });
+}
+
 /** As `find`, for whoever needs it alive: throws `already_terminated` with how it ended. */
-export function findLiving(table: Table, address: Address): Living {
-  const entry = find(table, address);
+export function findLiving(table: Table, address: Address, viewer: Viewer): Living {
+  const entry = find(table, address, viewer);
   if (isLiving(entry)) return entry;
   const process = describe(entry);
   const which = process.pid === null ? `ID ${entry.id}` : `PID ${process.pid}`;
@@ -144,7 +171,7 @@ export function createEntry(id: string, spec: Spec, state: State): Entry {
 export function enter(table: Table, entry: Entry): void {
   const { id, spec, state } = entry;
   table.entries.set(id, entry);
-  if (spec.name !== null) table.byName.set(spec.name, entry);
+  if (spec.name !== null) table.byName.set(nameKey(spec.owner.uid, spec.name), entry);
   if ("pid" in state && state.pid !== null) table.byPid.set(state.pid, entry);
 }
 
@@ -153,6 +180,7 @@ export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Co
   entry.leader = leader;
   entry.tree = tree;
   table.living += 1;
+  countLiving(table.takings, entry.spec.owner.uid, 1);
 }
 
 /** One line for each process as it stands: what the journal is when it is written anew. */
@@ -178,7 +206,10 @@ export function apply(table: Table, entry: Entry, ...events: Event[]): void {
 }
 
 function settle(table: Table, entry: Entry): void {
-  if (entry.tree !== null) table.living -= 1;
+  if (entry.tree !== null) {
+    table.living -= 1;
+    countLiving(table.takings, entry.spec.owner.uid, -1);
+  }
   const { tree, leader } = entry;
   entry.leader = null;
   entry.tree = null;
@@ -206,8 +237,9 @@ function forget(table: Table, id: string): void {
   table.entries.delete(id);
   const pid = "pid" in entry.state ? entry.state.pid : null;
   if (pid !== null && table.byPid.get(pid) === entry) table.byPid.delete(pid);
-  const { name } = entry.spec;
-  if (name !== null && table.byName.get(name) === entry) table.byName.delete(name);
+  const { name, owner } = entry.spec;
+  const key = name === null ? null : nameKey(owner.uid, name);
+  if (key !== null && table.byName.get(key) === entry) table.byName.delete(key);
   removeOutput(table.output, id).catch((error: Error) => {
     table.log.warning("cannot remove output", { id, error: error.message });
   });

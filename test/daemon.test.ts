@@ -151,7 +151,7 @@ scenario("client text can forge no log record", async (scene) => {
   await daemon.exited;
   for (const line of daemon.log) {
     const { message } = JSON.parse(line) as { message: string };
-    match(message, /^(ready|spawned|spawn failed|exited|terminated|stopping|stopped)$/);
+    match(message, /^(ready|audit|spawned|spawn failed|exited|terminated|stopping|stopped)$/);
   }
 });
 
@@ -171,10 +171,10 @@ scenario(
       const own = lines.filter((line) => line["id"] === id);
       equal(
         own.map((line) => line["message"]),
-        ["spawned", "terminated"],
+        ["spawned", "audit", "terminated"],
       );
-      equal([own[1]?.["pid"], own[1]?.["exit"]], [pid, "SIGTERM"]);
-      is(typeof own[1]?.["durationMs"], "number");
+      equal([own[2]?.["pid"], own[2]?.["exit"]], [pid, "SIGTERM"]);
+      is(typeof own[2]?.["durationMs"], "number");
     }
   },
 );

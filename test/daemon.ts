@@ -97,7 +97,7 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
 }
 
 /** Cut at newlines alone: since Node 24 readline also cuts at U+2028 and U+2029, which JSON may hold. */
-function onLines(stream: Readable, take: (line: string) => void): void {
+export function onLines(stream: Readable, take: (line: string) => void): void {
   let rest = "";
   stream.setEncoding("utf8");
   stream.on("data", (text: string) => {
@@ -124,7 +124,7 @@ export type Raw = {
 type Facts = Record<string, unknown>;
 
 /** What comes over the wire, before anybody has checked it. */
-type Reply = {
+export type Reply = {
   jsonrpc?: string;
   id?: unknown;
   result?: Facts;

@@ -19,8 +19,8 @@ const floors: Record<string, string[][]> = {
     ["cli"],
   ],
   daemon: [
-    ["native", "state", "settings", "log", "history", "openrpc", "rpc", "slices"],
-    ["procfs", "pidfd", "tag", "output", "listen", "records"],
+    ["native", "access", "state", "settings", "log", "history", "openrpc", "rpc", "slices"],
+    ["procfs", "pidfd", "tag", "output", "listen", "records", "users"],
     ["containment", "gate", "usage", "feed", "identity", "journal"],
     ["cgroup", "found", "ladder", "leader"],
     ["group", "launch", "table"],

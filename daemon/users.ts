@@ -1,0 +1,110 @@
+// Users of the machine, and looking at files with their eyes instead of ours: accounts through the C
+// library (so LDAP and the like count), file-system credentials of this one thread.
+
+import { arch } from "node:process";
+import koffi from "koffi";
+import { check, libc } from "./native.js";
+
+/** A user as at login. `groups` holds every group, the first one included. */
+export type Account = {
+  readonly name: string;
+  readonly uid: number;
+  readonly gid: number;
+  readonly groups: readonly number[];
+  readonly home: string;
+  readonly shell: string;
+};
+
+// struct passwd, the same in glibc and musl. man 3 getpwnam.
+const passwd = koffi.struct("passwd", {
+  name: "const char *",
+  password: "const char *",
+  uid: "uint",
+  gid: "uint",
+  gecos: "const char *",
+  home: "const char *",
+  shell: "const char *",
+});
+// The first fields of struct group, which are all that is needed.
+const groupStart = koffi.struct("group", {
+  name: "const char *",
+  password: "const char *",
+  gid: "uint",
+});
+const getgrnam = libc.func("group *getgrnam(const char *name)");
+const getpwuid = libc.func("passwd *getpwuid(uint uid)");
+const getpwnam = libc.func("passwd *getpwnam(const char *name)");
+const getgrouplistFn = libc.func(
+  "int getgrouplist(const char *name, uint gid, void *groups, _Inout_ int *count)",
+);
+
+/** The account of a number or a name; null when there is none. man 3 getpwuid. */
+export function findAccount(user: number | string): Account | null {
+  const found: unknown = typeof user === "number" ? getpwuid(user) : getpwnam(user);
+  if (found === null) return null;
+  const { name, uid, gid, home, shell } = koffi.decode(found, passwd) as Account;
+  return { name, uid, gid, groups: groupsOf(name, gid), home, shell: shell || "/bin/sh" };
+}
+
+/** man 3 getgrouplist. */
+function groupsOf(name: string, gid: number): number[] {
+  for (let room = 64; ; room *= 4) {
+    const groups = new Uint32Array(room);
+    const count = [room];
+    if (getgrouplistFn(name, gid, groups, count) >= 0) return [...groups.slice(0, count[0])];
+  }
+}
+
+/** The number of a group; null when there is none of that name. man 3 getgrnam. */
+export function findGroup(name: string): number | null {
+  const found: unknown = getgrnam(name);
+  return found === null ? null : (koffi.decode(found, groupStart) as { gid: number }).gid;
+}
+
+// --- with their eyes --------------------------------------------------------------------------
+
+// Raw calls change this thread only; those of the C library would change all of them. man 7 nptl.
+const numbers =
+  arch === "arm64"
+    ? { setfsuid: 151, setfsgid: 152, getgroups: 158, setgroups: 159 }
+    : { setfsuid: 122, setfsgid: 123, getgroups: 115, setgroups: 116 };
+const SYS_faccessat2 = 439;
+const syscallFn = libc.func("long syscall(long number, ...)");
+
+function setGroups(groups: readonly number[]): void {
+  const list = Uint32Array.from(groups);
+  check(Number(syscallFn(numbers.setgroups, "int", list.length, "void *", list)), "setgroups");
+}
+
+const ownGroups = process.getgroups?.() ?? [];
+
+/**
+ * Run `look`, which must be synchronous, so that the kernel judges every path in it as it would for
+ * `account`: no right of ours opens what is closed to them. Needs root; without, or for root, nothing
+ * is changed. man 2 setfsuid: the capabilities that pass over permissions go with it.
+ */
+export function asUser<T>(account: Account | null, look: () => T): T {
+  if (account === null || process.geteuid?.() !== 0 || account.uid === 0) return look();
+  try {
+    setGroups(account.groups);
+    syscallFn(numbers.setfsgid, "uint", account.gid);
+    syscallFn(numbers.setfsuid, "uint", account.uid);
+    return look();
+  } finally {
+    syscallFn(numbers.setfsuid, "uint", 0);
+    syscallFn(numbers.setfsgid, "uint", process.getegid?.() ?? 0);
+    setGroups(ownGroups);
+  }
+}
+
+/**
+ * Whether this thread may execute a file, or enter a folder, by the credentials that count for paths;
+ * access(2) would ask those of whoever started us. man 2 faccessat2.
+ */
+export function mayExecute(path: string): boolean {
+  const AT_FDCWD = -100;
+  const X_OK = 1;
+  const AT_EACCESS = 0x200;
+  const args = ["int", AT_FDCWD, "const char *", path, "int", X_OK, "int", AT_EACCESS];
+  return Number(syscallFn(SYS_faccessat2, ...args)) === 0;
+}
