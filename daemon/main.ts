@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 // procsupd: the only file that wires. Settings, log, state directory, table, door, signals; each is
 // made here once and nothing is decided here that a file below could decide.
 

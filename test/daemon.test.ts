@@ -1,8 +1,9 @@
-import { existsSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, cpSync, existsSync, rmSync, statSync, writeFileSync } from "node:fs";
 import net from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
-import { call, launchDaemon, programs, startDaemon } from "./daemon.js";
+import { call, daemonFile, launchDaemon, programs, startDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 const logged = (log: string[], word: string) => log.some((line) => line.includes(word));
@@ -126,6 +127,30 @@ scenario("bad settings are refused by name, before anything is touched", async (
     match(daemon.log.join("\n"), pattern);
     is(existsSync(daemon.state), false);
   }
+});
+
+scenario("without its system calls it says so in one sentence, and touches nothing", (scene) => {
+  const file = join(scene.folder, "procsupd.cjs");
+  const state = join(scene.folder, "state");
+  copyFileSync(daemonFile, file);
+  const refuses = (reason: RegExp) => {
+    const args = [file, "--socket", join(scene.folder, "s"), "--state", state];
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+    equal([status, stdout, existsSync(state)], [78, "", false]);
+    match(stderr, reason);
+    match(stderr, /^procsupd: cannot make system calls .*; run npm install again .*\n$/);
+  };
+  refuses(/Cannot find module 'koffi'/);
+  const installed = join(dirname(daemonFile), "../node_modules");
+  const copied = join(scene.folder, "node_modules");
+  cpSync(join(installed, "koffi"), join(copied, "koffi"), { recursive: true });
+  refuses(/Cannot find the native Koffi module/);
+  const platform = `@koromix/koffi-linux-${process.arch}`;
+  cpSync(join(installed, platform), join(copied, platform), { recursive: true });
+  for (const libc of ["linux", "musl"]) {
+    writeFileSync(join(copied, platform, `${libc}_${process.arch}/koffi.node`), "no machine code");
+  }
+  refuses(/koffi\.node: /);
 });
 
 scenario("flag beats environment beats file", async (scene) => {

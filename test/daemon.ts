@@ -10,9 +10,10 @@ import { removeCgroupsOf } from "./cage.js";
 import { type Scene, until, within } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
-const daemonFile = join(root, "dist/procsupd.cjs");
 /** With both cores busy a start takes seconds. */
 const START_LIMIT_MS = 12_000;
+/** The bundle as it ships. */
+export const daemonFile = join(root, "dist/procsupd.cjs");
 /** Test programs, run from their sources. */
 export const programs = join(root, "test/programs");
 

@@ -29,6 +29,7 @@ const floors: Record<string, string[][]> = {
     ["adopt", "methods", "caller"],
     ["door"],
     ["main"],
+    ["procsupd"],
   ],
 };
 
