@@ -125,5 +125,7 @@ function tagFor({ tags }: Table, id: string): bigint | null {
 /** In its cgroup, wherever that was made; without one, or when that is gone, by its signs. */
 function holdTree(table: Table, { id, spec }: Entry, leader: Leader): Containment {
   const tree = spec.room === null ? null : holdCgroupAgain(leader, spec.room, id);
-  return tree ?? holdGroup({ leader, id, socket: spec.socket, tag: tagFor(table, id) });
+  return (
+    tree ?? holdGroup({ leader, id, socket: spec.socket, tag: tagFor(table, id), tags: table.tags })
+  );
 }

@@ -5,7 +5,7 @@ import type { Containing, Containment, Leader } from "./containment.js";
 import { holdFound } from "./found.js";
 import { reachesGroups, signalGroup } from "./pidfd.js";
 import { isLiving, readStat, type Seen, scan } from "./procfs.js";
-import { type Tags, tagOf } from "./tag.js";
+import { isTagged, type Tags, tagOf } from "./tag.js";
 
 /** `socket` is the one that the marks of this daemon name. */
 export function groups(tags: Tags, socket: string): Containing {
@@ -16,7 +16,7 @@ export function groups(tags: Tags, socket: string): Containing {
       enter: (image) => image,
       hold: (leader) => {
         const tag = tags.inForce ? tagOf(tags.key, id) : null;
-        return holdGroup({ leader, id, socket, tag });
+        return holdGroup({ leader, id, socket, tag, tags });
       },
       abandon: () => undefined,
     }),
@@ -27,7 +27,7 @@ export function groups(tags: Tags, socket: string): Containing {
 }
 
 /** `id` and `socket` are those that the mark names. */
-type Signs = { leader: Leader; id: string; socket: string; tag: bigint | null };
+type Signs = { leader: Leader; id: string; socket: string; tag: bigint | null; tags: Tags };
 
 /** The tree that bears these signs, also one whose leader has ended. */
 export function holdGroup(signs: Signs): Containment {
@@ -50,15 +50,18 @@ export function holdGroup(signs: Signs): Containment {
 /** By tag, mark, group, session or earlier knowledge; then whoever descends from those. */
 function membersAmong(
   all: readonly Seen[],
-  { leader, id, socket, tag }: Signs,
+  { leader, id, socket, tag, tags }: Signs,
   known: ReadonlyMap<number, number>,
 ): Seen[] {
+  // Environments are handed on: PM2 gives what it starts that of whoever asked. The tag says whose it is.
+  const isMarked = ({ mark, tag: own }: Seen) =>
+    mark?.id === id && mark.socket === socket && !isTagged(tags, own);
   const ownsNumber = leader.exit === null || hasGroup(leader);
   const bearsSign = (one: Seen) =>
     (tag !== null && one.tag === tag) ||
     (ownsNumber && (one.session === leader.pid || one.pgrp === leader.pid)) ||
     known.get(one.pid) === one.startTicks ||
-    (one.mark?.id === id && one.mark.socket === socket);
+    isMarked(one);
   const members = new Set(all.filter(bearsSign));
   const children = groupByParent(all.filter((one) => !members.has(one)));
   for (const member of members) {

@@ -32,6 +32,21 @@ for (const containment of containments) {
     equal(pids.map(isAlive), Array(pids.length).fill(false));
   });
 
+  scenario(`${containment}: who bears another tree's mark stays in its own`, async (scene) => {
+    const { client, id: asking } = await start(scene, containment, [
+      join(programs, "ignores-term.sh"),
+    ]);
+    // As a server that starts things on request does, with the environment of whoever asked.
+    const script = `PROCSUP_ID=${asking} setsid sh -c 'echo ready; exec sleep 1000' & wait`;
+    const { id: server } = await client.spawn({ command: ["sh", "-c", script] });
+    await until("ready", async () => (await client.logs({ id: server })).text.startsWith("ready"));
+    const inside = (await client.status({ id: server })).members.map(({ pid }) => pid);
+    is((await client.terminate({ id: asking, force: true })).ended, 2);
+    equal(inside.map(isAlive), [true, true]);
+    equal((await client.strays({})).strays, []);
+    is((await client.terminate({ id: server })).ended, 2);
+  });
+
   scenario(
     `${containment}: what an earlier run has left is listed, and ended when asked`,
     async (scene) => {
