@@ -24,7 +24,7 @@ import {
   keep,
   type Table,
 } from "./table.js";
-import { tagOf } from "./tag.js";
+import { isTagged, tagOf } from "./tag.js";
 
 /** What became of those who had not ended when the last word was written. */
 type Found = { adopted: number; ended: number; lost: number };
@@ -115,7 +115,7 @@ function signsOf(table: Table, { id, spec }: Entry): (one: Seen) => boolean {
   return ({ pid, tag: own, mark }) =>
     inside.has(pid) ||
     (tag !== null && own === tag) ||
-    (mark?.id === id && mark.socket === spec.socket);
+    (mark?.id === id && mark.socket === spec.socket && !isTagged(table.tags, own));
 }
 
 function tagFor({ tags }: Table, id: string): bigint | null {
