@@ -135,6 +135,10 @@ export const eventShape = v.variant("event", [
     text: v.string(),
     from: wholeNumber,
     next: wholeNumber,
+    missed: v.pipe(
+      wholeNumber,
+      v.description("bytes right before `from` that the cap had freed before they could be sent"),
+    ),
   }),
   v.strictObject({ event: v.literal("dropped"), subscription: v.string(), count: wholeNumber }),
 ]);

@@ -2,7 +2,8 @@
 // only by their wire shape and output only by offset.
 
 import { type Event, limits, type Process, Refusal, type Stream } from "../client/wire.js";
-import { type OutputFolder, outputSize, readOutput, watchOutput } from "./output.js";
+import { type OutputFolder, outputSize, streams, watchOutput } from "./output.js";
+import { readOutput, type Slice } from "./reading.js";
 
 /** The other end of a connection, as far as news is concerned. */
 export type Listener = {
@@ -28,8 +29,8 @@ type Subscription = {
   forget(): void;
 };
 
-/** `wake`: there may be more to read; `finish`: read what is left, then stop. */
-type Follower = { wake(): void; finish(): void; stop(): void };
+/** `finish`: read what is left, then stop. */
+type Follower = { finish(): void; stop(): void };
 
 export type Feed = {
   readonly byListener: Map<Listener, Map<string, Subscription>>;
@@ -133,7 +134,7 @@ export async function follow(
   folder: OutputFolder,
   source: Source,
 ): Promise<void> {
-  for (const stream of ["stdout", "stderr"] as const) {
+  for (const stream of streams) {
     const from = await outputSize(folder, source.id, stream);
     const subscription = feed.byListener.get(listener)?.get(subscriptionId);
     if (subscription === undefined) return;
@@ -142,7 +143,13 @@ export async function follow(
   }
 }
 
-/** The file itself is the buffer: a reader that falls behind is simply served later. */
+/** How long the beginning of a line waits for the rest of it: a prompt is to be seen, too. */
+const LINE_MS = 100;
+
+/**
+ * The file itself is the buffer: a reader that falls behind is simply served later, and told how much
+ * of it the cap has freed before it could be sent.
+ */
 function followStream(
   subscription: Subscription,
   folder: OutputFolder,
@@ -151,18 +158,21 @@ function followStream(
   start: number,
 ): Follower | null {
   const { listener } = subscription;
+  const torn = createPatience(() => wake());
   let from = start;
   let busy = false;
   let again = false;
   let over = false;
 
   async function pass(): Promise<void> {
-    const range = { from, maxBytes: limits.logBytes };
-    const slice = await readOutput(folder, source.id, stream, range, source.isWriting());
-    if (over || slice.text === "") return;
+    const range = { from, maxBytes: limits.logBytes, cut: "line" } as const;
+    const isWriting = source.isWriting();
+    const slice = await readOutput(folder, source.id, stream, range, isWriting);
+    if (over || slice.text === "" || (isWriting && isTorn(slice) && !torn.isOver(from))) return;
     const { text, next } = slice;
+    const missed = Math.max(0, slice.from - from);
     const event = { event: "output", id: source.id, stream, text, from: slice.from, next } as const;
-    while (!listener.notify({ ...event, subscription: subscription.id })) {
+    while (!listener.notify({ ...event, missed, subscription: subscription.id })) {
       await listener.writable();
       if (over || listener.closed) return;
     }
@@ -189,14 +199,39 @@ function followStream(
   if (close === null) return null;
   wake();
   return {
-    wake,
     finish: () => {
       close();
       wake();
     },
     stop: () => {
       over = true;
+      torn.end();
       close();
     },
   };
+}
+
+/** The beginning of a line that may be going on: all there is, and no newline behind it. */
+function isTorn({ text, atEnd }: Slice): boolean {
+  return atEnd && !text.endsWith("\n");
+}
+
+/** Waits once for each offset: `isOver` begins the wait, and `again` is called at its end. */
+function createPatience(again: () => void) {
+  let timer: NodeJS.Timeout | undefined;
+  let waited = -1;
+  let waiting = -1;
+  const end = () => clearTimeout(timer);
+  const isOver = (offset: number): boolean => {
+    if (waited === offset) return true;
+    if (waiting === offset) return false;
+    end();
+    waiting = offset;
+    timer = setTimeout(() => {
+      waited = offset;
+      again();
+    }, LINE_MS).unref();
+    return false;
+  };
+  return { isOver, end };
 }

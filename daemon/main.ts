@@ -17,7 +17,7 @@ import { CannotStart, claimState, listen, reclaimState } from "./listen.js";
 import { createLog, type Log, logStyle } from "./log.js";
 import { createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
-import { openOutputFolder, sweepOutput } from "./output.js";
+import { makeFolder, openOutputFolder, sweepOutput } from "./output.js";
 import { reachesGroups } from "./pidfd.js";
 import { createAnswer } from "./rpc.js";
 import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
@@ -87,12 +87,12 @@ async function openTable(
   const tags = createTags(key);
   const { containing, why } = await chooseContainment(settings, tags);
   const folder = join(state, "output");
-  const output = openOutputFolder(folder);
+  const output = await openOutputFolder(folder, { capBytes: settings.outputBytes, log });
   const path = join(state, "journal");
   const read = readJournal(path);
   const reclaim = () => {
     reclaimState(state, key);
-    openOutputFolder(folder);
+    makeFolder(folder);
   };
   const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
   const publishEntry = (entry: Entry) => tell(feed, entry);

@@ -17,7 +17,7 @@ import { controls, type Viewer } from "./access.js";
 import { type Feed, follow, type Listener, subscribe, unsubscribe } from "./feed.js";
 import type { Log } from "./log.js";
 import { describeContract } from "./openrpc.js";
-import { readOutput } from "./output.js";
+import { readOutput } from "./reading.js";
 import type { Call } from "./rpc.js";
 import { type Behalf, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
@@ -128,7 +128,7 @@ async function info({ table, version, features }: House, viewer: Viewer): Promis
     kernel: { release: release(), ...features },
     counts: counts(table, viewer),
     strays: await countStrays(table, viewer),
-    limits: { ...limits, ...table.history.bounds },
+    limits: { ...limits, ...table.history.bounds, outputBytes: table.output.capBytes },
   };
 }
 

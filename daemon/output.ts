@@ -1,30 +1,49 @@
-// The output of processes: files that the children themselves append to, read back by byte offset.
-// Output never passes through the daemon on its way to disk; offsets are for ever valid.
+// The output of processes: files that the children themselves append to. Output never passes through
+// the daemon on its way to disk. What lies in a file is reading.ts's, how much of it cap.ts's.
 
 import { closeSync, mkdirSync, openSync, watch } from "node:fs";
-import { type FileHandle, open, readdir, rm, unlink } from "node:fs/promises";
+import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
+import type { Log } from "./log.js";
+import { firstData, punchHole } from "./native.js";
+import { LEAST_OUTPUT_BYTES } from "./settings.js";
 
 /** A place for the output of many processes: `<folder>/<id>.stdout` and `.stderr`. */
-export type OutputFolder = { readonly path: string };
+export type OutputFolder = {
+  readonly path: string;
+  /** How much is kept of each stream. */
+  readonly capBytes: number;
+  /** Whether the file system frees what lies in the middle of a file. */
+  readonly punches: boolean;
+  /** Where it does not: how much was freed of which file, as far as it is known. */
+  readonly freed: Map<string, number>;
+  readonly log: Log;
+};
 
 export type OutputMode = "split" | "merged" | "null";
 
 /** What a child gets as its stdout and stderr, null where none is kept; the caller closes them. */
 export type OutputFds = { stdout: number | null; stderr: number | null };
 
-export type Slice = { text: string; from: number; next: number; oldest: number; atEnd: boolean };
+/** The two that a process has. */
+export const streams: readonly Stream[] = ["stdout", "stderr"];
 
-/** How far back `tailLines` looks for line starts: a file without newlines costs no more than this. */
-const TAIL_BYTES = 8 * 1024 * 1024;
-const BLOCK_BYTES = 64 * 1024;
-const NEWLINE = 10;
+/** What is freed is a multiple of this: the block of nearly every file system. */
+export const BLOCK_BYTES = 4096;
 
 /** Make `path` ready, readable by this user only. */
-export function openOutputFolder(path: string): OutputFolder {
+export async function openOutputFolder(
+  path: string,
+  parts: Pick<OutputFolder, "capBytes" | "log">,
+): Promise<OutputFolder> {
+  makeFolder(path);
+  return { path, ...parts, punches: await canPunch(path), freed: new Map() };
+}
+
+/** Also for one that was removed under us. */
+export function makeFolder(path: string): void {
   mkdirSync(path, { recursive: true, mode: 0o700 });
-  return { path };
 }
 
 /** Remove the output of whoever is not known any more: nobody could ask for it. */
@@ -38,7 +57,30 @@ export async function sweepOutput(
   }
 }
 
-function file(folder: OutputFolder, id: string, stream: Stream): string {
+/** Found by trying: no name of a file system says it. Leaves nothing behind, but for a crash. */
+async function canPunch(path: string): Promise<boolean> {
+  const probe = join(path, ".probe");
+  const handle = await open(probe, "w", 0o600);
+  try {
+    await handle.write(Buffer.alloc(2 * BLOCK_BYTES, 1));
+    await punchHole(handle.fd, 0, BLOCK_BYTES);
+    return true;
+  } catch (error) {
+    if (!isUnsupported(error)) throw error;
+    return false;
+  } finally {
+    await handle.close();
+    await unlink(probe);
+  }
+}
+
+function isUnsupported(error: unknown): boolean {
+  const { code = "" } = error as NodeJS.ErrnoException;
+  return ["EOPNOTSUPP", "ENOTSUP", "ENOSYS", "ENODEV"].includes(code);
+}
+
+/** The file of a stream, whether it is there or not. */
+export function outputFile(folder: OutputFolder, id: string, stream: Stream): string {
   return join(folder.path, `${id}.${stream}`);
 }
 
@@ -46,10 +88,10 @@ function file(folder: OutputFolder, id: string, stream: Stream): string {
 export function createOutput(folder: OutputFolder, id: string, mode: OutputMode): OutputFds {
   if (mode === "null") return { stdout: null, stderr: null };
   // O_APPEND: every write lands at the end, whoever else holds the file. man 2 open.
-  const stdout = openSync(file(folder, id, "stdout"), "ax", 0o600);
+  const stdout = openSync(outputFile(folder, id, "stdout"), "ax", 0o600);
   if (mode === "merged") return { stdout, stderr: stdout };
   try {
-    return { stdout, stderr: openSync(file(folder, id, "stderr"), "ax", 0o600) };
+    return { stdout, stderr: openSync(outputFile(folder, id, "stderr"), "ax", 0o600) };
   } catch (error) {
     closeSync(stdout);
     throw error;
@@ -63,90 +105,13 @@ export function closeOutput({ stdout, stderr }: OutputFds): void {
 }
 
 export async function removeOutput(folder: OutputFolder, id: string): Promise<void> {
-  for (const stream of ["stdout", "stderr"] as const) {
-    await unlink(file(folder, id, stream)).catch((error: NodeJS.ErrnoException) => {
+  for (const stream of streams) {
+    const path = outputFile(folder, id, stream);
+    folder.freed.delete(path);
+    await unlink(path).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOENT") throw error; // `merged` and `null` have fewer files
     });
   }
-}
-
-/** The file, or null when this process has none for that stream (`merged`, `null`, never ran). */
-async function openForReading(path: string): Promise<FileHandle | null> {
-  try {
-    return await open(path, "r");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
-  }
-}
-
-/**
- * Read at most `maxBytes` from byte `from`, or the last `tailLines` lines. `next` is where to go on.
- * No character is split between two reads; bytes that are no UTF-8 come as U+FFFD, offsets count
- * them truly. `writing` says that more may come, so that an unfinished character is waited for.
- */
-export async function readOutput(
-  folder: OutputFolder,
-  id: string,
-  stream: Stream,
-  range: { from?: number | undefined; tailLines?: number | undefined; maxBytes: number },
-  writing: boolean,
-): Promise<Slice> {
-  const handle = await openForReading(file(folder, id, stream));
-  if (handle === null) return { text: "", from: 0, next: 0, oldest: 0, atEnd: true };
-  try {
-    const { size } = await handle.stat();
-    const from =
-      range.tailLines === undefined
-        ? Math.min(range.from ?? 0, size)
-        : await startOfTail(handle, size, range.tailLines);
-    const bytes = await readAt(handle, from, Math.min(range.maxBytes, size - from));
-    const mayGoOn = writing || from + bytes.length < size;
-    const whole = mayGoOn ? bytes.subarray(0, wholeCharacters(bytes)) : bytes;
-    const next = from + whole.length;
-    return { text: whole.toString("utf8"), from, next, oldest: 0, atEnd: next === size };
-  } finally {
-    await handle.close();
-  }
-}
-
-async function readAt(handle: FileHandle, position: number, length: number): Promise<Buffer> {
-  const { buffer, bytesRead } = await handle.read(Buffer.allocUnsafe(length), 0, length, position);
-  return buffer.subarray(0, bytesRead);
-}
-
-/** The offset of the last `lines` lines, found from the end; the file's last newline starts no line. */
-async function startOfTail(handle: FileHandle, size: number, lines: number): Promise<number> {
-  if (lines === 0) return size;
-  const floor = Math.max(0, size - TAIL_BYTES);
-  let missing = lines;
-  for (let end = size; end > floor; end -= BLOCK_BYTES) {
-    const start = Math.max(floor, end - BLOCK_BYTES);
-    const block = await readAt(handle, start, end - start);
-    for (let at = block.length - 1; at >= 0; at--) {
-      if (block[at] !== NEWLINE || start + at === size - 1) continue;
-      missing -= 1;
-      if (missing === 0) return start + at + 1;
-    }
-  }
-  return floor;
-}
-
-/** How many leading bytes end with a whole character: all, or all but an unfinished last one. */
-function wholeCharacters(bytes: Buffer): number {
-  const LONGEST = 4;
-  const isContinuation = (at: number) => ((bytes[at] ?? 0) & 0xc0) === 0x80;
-  let start = bytes.length - 1;
-  while (start > bytes.length - LONGEST && isContinuation(start)) start -= 1;
-  const isWhole = start + lengthOfCharacter(bytes[start] ?? 0) <= bytes.length;
-  return isWhole ? bytes.length : Math.max(0, start);
-}
-
-/** By its first byte; RFC 3629, 3. A byte that starts nothing stands for itself. */
-function lengthOfCharacter(first: number): number {
-  if (first >= 0xf0) return 4;
-  if (first >= 0xe0) return 3;
-  return first >= 0xc0 ? 2 : 1;
 }
 
 /** The size of a stream so far; 0 when there is no such file. */
@@ -155,13 +120,45 @@ export async function outputSize(
   id: string,
   stream: Stream,
 ): Promise<number> {
-  const handle = await openForReading(file(folder, id, stream));
-  if (handle === null) return 0;
   try {
-    return (await handle.stat()).size;
-  } finally {
-    await handle.close();
+    return (await stat(outputFile(folder, id, stream))).size;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return 0;
+    throw error;
   }
+}
+
+/**
+ * How many of a stream's first bytes have been freed, asked of the file itself: it is the only one
+ * that still knows after a crash.
+ */
+export async function freedBytes(
+  folder: OutputFolder,
+  path: string,
+  handle: FileHandle,
+): Promise<number> {
+  const { size, blocks } = await handle.stat();
+  if (size <= LEAST_OUTPUT_BYTES) return 0;
+  if (folder.punches) return (await firstData(handle.fd)) ?? size;
+  const known = folder.freed.get(path) ?? (await guessFreed(handle, size, blocks * 512));
+  folder.freed.set(path, known);
+  return Math.min(known, size);
+}
+
+/**
+ * Of a file system that knows no holes, but counts blocks: what was written while the file was being
+ * truncated lies at its beginning, so some zeros more are passed over. Once only: on ramfs a hole that
+ * is read takes memory, and is counted from then on.
+ */
+async function guessFreed(handle: FileHandle, size: number, diskBytes: number): Promise<number> {
+  const ZEROS_BYTES = 64 * 1024;
+  const toBlock = (round: (blocks: number) => number, bytes: number) =>
+    BLOCK_BYTES * round(bytes / BLOCK_BYTES);
+  const least = toBlock(Math.floor, toBlock(Math.ceil, size) - diskBytes);
+  if (least <= 0) return 0;
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(ZEROS_BYTES), 0, ZEROS_BYTES, least);
+  const zeros = buffer.subarray(0, bytesRead).findIndex((byte) => byte !== 0);
+  return zeros < 0 ? least + bytesRead : least + zeros;
 }
 
 /**
@@ -176,7 +173,7 @@ export function watchOutput(
   changed: () => void,
 ): (() => void) | null {
   try {
-    const watcher = watch(file(folder, id, stream), changed);
+    const watcher = watch(outputFile(folder, id, stream), changed);
     watcher.on("error", changed);
     return () => watcher.close();
   } catch (error) {

@@ -92,7 +92,9 @@ type PipeHandle = {
   open(fd: number): number;
   readStart(): number;
   close(): void;
-  onread: () => void;
+  unref(): void;
+  /** What was read; nothing when reading failed. */
+  onread: (bytes?: ArrayBuffer) => void;
 };
 
 /** libuv's pipe class has no public name; a connecting Unix socket carries an instance of it. */
@@ -107,7 +109,8 @@ function borrowPipeClass(): new (kind: number) => PipeHandle {
   ) => PipeHandle;
 }
 
-const Pipe = borrowPipeClass();
+/** Told of whatever epoll can tell of a descriptor, without a thread. */
+export const Pipe = borrowPipeClass();
 
 /**
  * Call `ended` once when the process behind `pidfd` has ended (it may still be a zombie), without a

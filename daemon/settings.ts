@@ -12,12 +12,25 @@ const logLevels = ["error", "warning", "info", "debug"] as const;
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
+/** What a stream of output may at least take: blocks are freed whole, and a line should be left. */
+export const LEAST_OUTPUT_BYTES = 64 * 1024;
+
+const NO_SIZE = "must be a whole number of bytes";
+const TOO_SMALL = `must be at least ${LEAST_OUTPUT_BYTES}; to keep nothing, spawn with output "null"`;
+const outputBytes = v.pipe(
+  v.number(NO_SIZE),
+  v.safeInteger(NO_SIZE),
+  v.minValue(LEAST_OUTPUT_BYTES, TOO_SMALL),
+);
+
 /** The file of `--config`: JSON, every field optional. */
 const fileShape = v.strictObject({
   socket: v.optional(v.string()),
   state: v.optional(v.string()),
   containment: v.optional(v.picklist(["auto", "cgroup", "group"])),
   logLevel: v.optional(v.picklist(logLevels)),
+  /** How much of each stream of output is kept: its newest bytes. */
+  outputBytes: v.optional(outputBytes),
   /** How many ended processes are remembered, for how long, and in how many bytes. */
   historyCount: v.optional(count),
   historyAgeMs: v.optional(count),
@@ -42,6 +55,7 @@ export type Settings = Readonly<{
   state: string;
   containment: "auto" | "cgroup" | "group";
   logLevel: (typeof logLevels)[number];
+  outputBytes: number;
   historyCount: number;
   historyAgeMs: number;
   historyBytes: number;
@@ -58,6 +72,8 @@ export const usage = `Usage: procsupd [options]
   --state DIR          where output is kept          (PROCSUP_STATE)
   --containment KIND   auto, cgroup or group         (PROCSUP_CONTAINMENT)
   --log-level LEVEL    error, warning, info, debug   (PROCSUP_LOG_LEVEL)
+  --output-bytes N     kept of each stream, its newest; 67108864 unless set
+                                                     (PROCSUP_OUTPUT_BYTES)
   --config FILE        JSON with the same settings   (PROCSUP_CONFIG)
   --version, --help
 `;
@@ -96,12 +112,22 @@ function choose(flags: ReturnType<typeof parseFlags>, env: Environment, file: Fi
     state: flags.state ?? env["PROCSUP_STATE"] ?? file.state ?? defaultState(env),
     containment: flags.containment ?? env["PROCSUP_CONTAINMENT"] ?? file.containment ?? "auto",
     logLevel: flags["log-level"] ?? env["PROCSUP_LOG_LEVEL"] ?? file.logLevel ?? "info",
+    outputBytes:
+      size(flags["output-bytes"] ?? env["PROCSUP_OUTPUT_BYTES"]) ??
+      file.outputBytes ??
+      64 * 1024 * 1024,
     historyCount: file.historyCount ?? 1_000,
     historyAgeMs: file.historyAgeMs ?? 24 * 60 * 60 * 1000,
     historyBytes: file.historyBytes ?? 8 * 1024 * 1024,
     adminGroup: file.adminGroup,
     users: file.users ?? {},
   };
+}
+
+/** Digits alone: `Number` would take an empty text for 0, which is an answer to another question. */
+function size(typed: string | undefined): number | undefined {
+  if (typed === undefined) return undefined;
+  return /^[0-9]+$/.test(typed) ? Number(typed) : Number.NaN;
 }
 
 function parseFlags(argv: readonly string[]) {
@@ -115,6 +141,7 @@ function parseFlags(argv: readonly string[]) {
         state: text,
         containment: text,
         "log-level": text,
+        "output-bytes": text,
         config: text,
         version: flag,
         help: flag,

@@ -3,6 +3,7 @@
 
 import { type Address, type Member, type Process, Refusal, type Status } from "../client/wire.js";
 import { controls, countLiving, createTakings, type Takings, type Viewer } from "./access.js";
+import { capOutput } from "./cap.js";
 import type { Containing, Containment, Leader } from "./containment.js";
 import { createHistory, type History, type HistoryBounds, remember } from "./history.js";
 import { append, type Journal } from "./journal.js";
@@ -181,6 +182,7 @@ export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Co
   entry.tree = tree;
   table.living += 1;
   countLiving(table.takings, entry.spec.owner.uid, 1);
+  entry.waiters.add(capOutput(table.output, entry.id));
 }
 
 /** One line for each process as it stands: what the journal is when it is written anew. */

@@ -114,7 +114,13 @@ scenario("while it goes down it starts nothing, and still answers", async (scene
 });
 
 scenario("bad settings are refused by name, before anything is touched", async (scene) => {
+  const tiny = join(scene.folder, "tiny.json");
+  writeFileSync(tiny, JSON.stringify({ outputBytes: 65_535 }));
   const cases: [string[], RegExp][] = [
+    [["--output-bytes", "0"], /outputBytes: must be at least 65536; .* spawn with output "null"/],
+    [["--output-bytes", "1M"], /outputBytes: must be a whole number of bytes/],
+    [["--output-bytes", ""], /outputBytes: must be a whole number of bytes/],
+    [["--config", tiny], /tiny\.json: outputBytes: must be at least 65536/],
     [["--containment", "jail"], /containment/],
     [["--log-level", "loud"], /logLevel/],
     [["--nonsense"], /--nonsense/],

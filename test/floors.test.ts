@@ -21,8 +21,8 @@ const floors: Record<string, string[][]> = {
   daemon: [
     ["native", "access", "state", "settings", "log", "history", "openrpc", "rpc", "slices"],
     ["procfs", "pidfd", "tag", "output", "listen", "records", "users"],
-    ["containment", "gate", "usage", "feed", "identity", "journal"],
-    ["cgroup", "found", "ladder", "leader"],
+    ["containment", "gate", "usage", "reading", "growth", "identity", "journal"],
+    ["cgroup", "found", "ladder", "leader", "feed", "cap"],
     ["group", "launch", "table"],
     ["choose", "supervisor"],
     ["spawn", "strays"],

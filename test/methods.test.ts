@@ -330,6 +330,7 @@ scenario("info says what is in force", async (scene) => {
   is(info.containment, (await client.status({ id })).containment);
   is(info.counts["running"], 1);
   is(info.limits["lineBytes"], 1_048_576);
+  is(info.limits["outputBytes"], 64 * 1024 * 1024);
   await client.terminate({ id });
   is((await client.info({})).counts["terminated"], 1);
 });
