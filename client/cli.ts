@@ -3,7 +3,7 @@
 // and errors to stderr; with --json stdout holds one JSON document and nothing else, errors included.
 
 import { constants } from "node:os";
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import {
   isIdPrefix,
   oneOf,
@@ -187,6 +187,9 @@ command("logs", "what a process wrote: its stdout to stdout, its stderr to stder
   .argument("<target>", LOOKING)
   .option("--stream <stream>", "only stdout or stderr", oneOf("stdout", "stderr"))
   .option("-n, --lines <count>", "only the last lines", readCount)
+  .addOption(
+    new Option("--since-start", "all that is kept (the default without -n)").conflicts("lines"),
+  )
   .option("-f, --follow", "go on until the process has ended")
   .action(async (target: string, options: Common & LogOptions) => {
     await run(options, async (client) => {

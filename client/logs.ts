@@ -6,7 +6,8 @@ import type { Address, Stream } from "./wire.js";
 
 export type LogOptions = { json?: boolean; stream?: Stream; lines?: number; follow?: boolean };
 
-type Read = { from: number; next: number; oldest: number; ended: boolean };
+/** `missed`: bytes from where reading was to begin that the cap had freed before they could be read. */
+type Read = { from: number; next: number; oldest: number; ended: boolean; missed: number };
 type Document = Read & { text: string };
 
 /**
@@ -23,9 +24,13 @@ export async function showLogs(
   const read = await Promise.all(
     streams.map(async (stream) => {
       const texts: string[] = [];
-      const write = async (text: string) => {
-        if (options.json) texts.push(text);
-        else await print(stream, text);
+      const write = async (text: string, missed: number) => {
+        if (options.json) {
+          texts.push(text);
+          return;
+        }
+        if (missed > 0) await print("stderr", missedText(stream, missed));
+        await print(stream, text);
       };
       const done = await readStream(client, { ...address, stream }, options.lines, news, write);
       return [stream, { ...done, text: texts.join("") }] satisfies [Stream, Document];
@@ -40,20 +45,30 @@ async function readStream(
   source: Address & { stream: Stream },
   lines: number | undefined,
   news: News | null,
-  write: (text: string) => Promise<void>,
+  write: (text: string, missed: number) => Promise<void>,
 ): Promise<Read> {
   // Who does not follow reads to where the end was: a process may write faster than it can be read.
   const end = news === null ? (await client.logs({ ...source, tailLines: 0 })).next : Infinity;
   let heard = news?.count() ?? 0;
   let slice = await client.logs(lines === undefined ? source : { ...source, tailLines: lines });
   const { from } = slice;
+  let missed = lines === undefined ? from : 0;
+  let missedNow = missed;
   for (;;) {
-    await write(slice.text);
+    await write(slice.text, missedNow);
     const isDry = slice.text === "";
-    if (slice.ended || slice.next >= end || (isDry && news === null)) return { ...slice, from };
+    const isDone = slice.ended || slice.next >= end || (isDry && news === null);
+    if (isDone) return { ...slice, from, missed };
     if (isDry) heard = (await news?.after(heard)) ?? heard;
-    slice = await client.logs({ ...source, from: slice.next });
+    const { next } = slice;
+    slice = await client.logs({ ...source, from: next });
+    missedNow = Math.max(0, slice.from - next);
+    missed += missedNow;
   }
+}
+
+function missedText(stream: Stream, missed: number): string {
+  return `procsup: ${stream}: ${missed} bytes missed: the cap had freed them\n`;
 }
 
 /** Resolves when the text is on its way: a slow reader is waited for, not buffered for. */

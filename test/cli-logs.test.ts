@@ -26,6 +26,8 @@ scenario("each stream goes to its own, whole or its last lines", async (scene) =
     [["--stream", "stderr", "-n1"], "", "again\n"],
     [["-n", "0"], "", ""],
     [["-f"], seq(1, 50_000), "oops\nagain\n"],
+    [["-f", "--since-start"], seq(1, 50_000), "oops\nagain\n"],
+    [["-f", "-n1", "--stream", "stdout"], "50000\n", ""],
   ];
   for (const [options, out, err] of cases) {
     const said = await cli("logs", id, ...options);
@@ -39,12 +41,13 @@ scenario("with --json there is a document of one stream, or of both by name", as
   const { id } = await client.spawn({ command: ["sh", "-c", "seq 1 50000; echo oops >&2"] });
   await client.wait({ id });
   const one = documentOf(await cli("logs", "--stream", "stderr", id, "--json"));
-  equal(one, { text: "oops\n", from: 0, next: 5, oldest: 0, ended: true });
+  equal(one, { text: "oops\n", from: 0, next: 5, oldest: 0, ended: true, missed: 0 });
   const whole = await cli("logs", id, "--json");
   const { stdout, stderr } = JSON.parse(whole.out) as Record<string, typeof one>;
   isText(String(stdout?.["text"]), seq(1, 50_000));
   const bytes = seq(1, 50_000).length;
-  equal({ ...stdout, text: "" }, { text: "", from: 0, next: bytes, oldest: 0, ended: true });
+  const all = { text: "", from: 0, next: bytes, oldest: 0, ended: true, missed: 0 };
+  equal({ ...stdout, text: "" }, all);
   equal([stderr, whole.err], [one, ""]);
 });
 
@@ -117,4 +120,61 @@ scenario("--follow says so when the daemon is gone", async (scene) => {
   await daemon.exited;
   const err = "procsup: the daemon closed the connection\n";
   equal(await said, { code: 1, out: "ready\n", err });
+});
+
+scenario("--since-start and --lines contradict each other", async (scene) => {
+  const { cli } = await setUp(scene);
+  const said = await cli("logs", "--since-start", "-n", "1", "web");
+  equal([said.code, said.out], [2, ""]);
+  ok(said.err.includes("--since-start") && said.err.includes("--lines"));
+});
+
+scenario(
+  "what the cap has freed is told of, where reading was to begin before it",
+  async (scene) => {
+    const { cli, client } = await setUp(scene, { args: ["--output-bytes", "65536"] });
+    const { id } = await client.spawn({ command: ["seq", "1", "50000"] });
+    await client.wait({ id });
+    const { oldest } = await until("it is capped", async () => {
+      const slice = await client.logs({ id });
+      return slice.oldest > 0 ? slice : null;
+    });
+    const out = seq(1, 50_000).slice(oldest);
+    const err = `procsup: stdout: ${oldest} bytes missed: the cap had freed them\n`;
+    for (const options of [[], ["--since-start"], ["-f"]]) {
+      const said = await cli("logs", id, ...options);
+      equal([said.code, said.err], [0, err]);
+      isText(said.out, out);
+    }
+    equal(await cli("logs", id, "-n", "1"), { code: 0, out: "50000\n", err: "" });
+    const { text, ...rest } = documentOf(await cli("logs", id, "--stream", "stdout", "--json"));
+    isText(String(text), out);
+    const next = seq(1, 50_000).length;
+    equal(rest, { from: oldest, next, oldest, ended: true, missed: oldest });
+  },
+);
+
+scenario("a follower that falls behind the cap is told, and goes on from there", async (scene) => {
+  const { client, env } = await setUp(scene, { args: ["--output-bytes", "65536"] });
+  const latch = createLatch(scene);
+  const script = `seq 1 5000; read _ <${latch.path}; seq 5001 1000000`;
+  const { id } = await client.spawn({ command: ["sh", "-c", script] });
+  const { child, soFar, said } = runCli(scene, ["logs", "-f", id], { env });
+  await until("it follows", () => soFar.out.endsWith("\n5000\n"));
+  child.stdout?.pause();
+  latch.open();
+  await client.wait({ id });
+  const all = seq(1, 1_000_000);
+  await until("it is capped", async () => {
+    return all.length - (await client.logs({ id, tailLines: 1 })).oldest <= 65_536;
+  });
+  child.stdout?.resume();
+  const { code, out, err } = await said;
+  is(code, 0);
+  const missed = [...err.matchAll(/^procsup: stdout: (\d+) bytes missed: .*\n/gm)];
+  is(missed.map(([line]) => line).join(""), err);
+  const sum = missed.reduce((bytes, [, digits]) => bytes + Number(digits), 0);
+  ok(sum > 0);
+  is(sum + out.length, all.length);
+  ok(out.endsWith("\n999999\n1000000\n"));
 });

@@ -4,7 +4,7 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { closeSync, openSync, writeSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Client, Process } from "../client/client.js";
-import { type Daemon, programs, startDaemon } from "./daemon.js";
+import { type Daemon, programs, type StartOptions, startDaemon } from "./daemon.js";
 import { type Scene, until } from "./scenario.js";
 
 export const cliFile = resolve(import.meta.dirname, "../procsup.cjs");
@@ -53,8 +53,8 @@ export type Desk = {
 };
 
 /** A daemon, a connection to it, and the CLI set on it. */
-export async function setUp(scene: Scene): Promise<Desk> {
-  const daemon = await startDaemon(scene);
+export async function setUp(scene: Scene, options: StartOptions = {}): Promise<Desk> {
+  const daemon = await startDaemon(scene, options);
   const env = { PROCSUP_SOCKET: daemon.socket, MARK: "of the caller" };
   const cli = (...args: string[]) => runCli(scene, args, { env }).said;
   return { daemon, client: await daemon.connect(), cli, env };
