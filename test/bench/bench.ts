@@ -10,6 +10,7 @@ import { measureIdle } from "./idle.js";
 import { readRssBytes } from "./kernel.js";
 import { measureLatency } from "./latency.js";
 import { measureMemory } from "./memory.js";
+import { measureOutput } from "./output.js";
 import { onStage, type Program, type Stage, sleep, startDaemon, startProgram } from "./scene.js";
 import { measureStatus } from "./status.js";
 
@@ -18,6 +19,7 @@ const sections = {
   status: measureStatus,
   memory: measureMemory,
   idle: measureIdle,
+  output: measureOutput,
 } as const;
 
 type Section = keyof typeof sections;

@@ -3,6 +3,7 @@
 const units = {
   ms: { digits: 2, text: " ms" },
   perSecond: { digits: 0, text: " /s" },
+  mibPerSecond: { digits: 0, text: " MiB/s" },
   mib: { digits: 1, text: " MiB" },
   kib: { digits: 1, text: " KiB" },
   count: { digits: 0, text: "" },
