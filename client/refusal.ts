@@ -4,6 +4,10 @@
 export const limits = {
   /** Bytes of one line, either way, without its newline. */
   lineBytes: 1024 * 1024,
+  /** Arrays and objects within each other in one JSON text. */
+  nesting: 64,
+  /** Values in one JSON text, counted before it is parsed. */
+  values: 16 * 1024,
   /** Calls in one JSON-RPC batch. */
   batchCalls: 100,
   /** Calls of one connection that are being answered at once; further input waits. */

@@ -124,7 +124,44 @@ scenario("a batch of 100,000 calls is refused whole", async (scene) => {
   const raw = await daemon.raw();
   raw.write(`[${Array(100_000).fill("1").join(",")}]\n`);
   is((await raw.next()).error?.code, -32600);
-  raw.write(`${"[".repeat(500_000)}\n`);
+  await assertServes(daemon);
+});
+
+scenario(
+  "a text may nest to its limit and hold its limit of values, and not one more",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const { ask } = await daemon.raw();
+    const nested = (depth: number) =>
+      JSON.parse(`${"[".repeat(depth)}${"]".repeat(depth)}`) as object;
+    const long = 'x"\\'.repeat(100); // quotes and backslashes that must not be taken for structure
+    const limitOf = async (params: object) => {
+      const { error } = await ask(call("info", params));
+      return error?.data?.["limit"] ?? error?.code;
+    };
+    // The text itself and its params are two levels and, with what is in them, seven values.
+    is(await limitOf({ "]": nested(limits.nesting - 2), long }), -32602);
+    is(await limitOf({ "]": nested(limits.nesting - 1), long }), "nesting");
+    is(await limitOf({ long, many: Array(limits.values - 7).fill(0) }), -32602);
+    is(await limitOf({ long, many: Array(limits.values - 6).fill(0) }), "values");
+  },
+);
+
+scenario("a mebibyte of brackets is refused before it is parsed", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  for (const [piece, limit] of [
+    ["[", "nesting"],
+    ['{"a":', "nesting"],
+    ["{},", "values"],
+    ['"a":0,', "values"],
+  ] as const) {
+    raw.write(`[${piece.repeat(1_000_000 / piece.length)}\n`);
+    const { error } = await raw.next();
+    equal([error?.code, error?.data?.["limit"]], [-32600, limit]);
+  }
+  // Escapes and an open string are no structure: this is just no JSON.
+  raw.write(`"${'\\"['.repeat(300_000)}\n`);
   is((await raw.next()).error?.code, -32700);
   await assertServes(daemon);
 });
