@@ -129,6 +129,9 @@ function open(path: string): Promise<net.Socket> {
     socket.once("error", refuse);
     socket.once("connect", () => {
       socket.off("error", refuse);
+      // White space is no line, yet it says which language is spoken: a connection that says nothing
+      // is closed in the end (`firstByteMs`), and this one may have nothing to ask for a while.
+      socket.write(" ");
       resolve(socket);
     });
   });

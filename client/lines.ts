@@ -21,36 +21,58 @@ export type LineReader = {
   unfinished(): boolean;
 };
 
+/** Bytes that arrive in pieces and are wanted as one. */
+export type Heap = {
+  readonly length: number;
+  add(bytes: Buffer): void;
+  /** All of them; the heap is empty again. */
+  take(): Buffer;
+};
+
+/**
+ * Each byte is copied a bounded number of times however they arrive: a growing string would be
+ * quadratic, a list of chunks would cost a hundred bytes for each byte that arrives alone.
+ */
+export function createHeap(): Heap {
+  let held = Buffer.alloc(0);
+  let length = 0;
+  return {
+    get length() {
+      return length;
+    },
+    add(bytes) {
+      if (length + bytes.length > held.length) {
+        const larger = Buffer.allocUnsafe(Math.max(2 * held.length, length + bytes.length));
+        held.copy(larger, 0, 0, length);
+        held = larger;
+      }
+      bytes.copy(held, length);
+      length += bytes.length;
+    },
+    take() {
+      const all = held.subarray(0, length);
+      held = Buffer.alloc(0);
+      length = 0;
+      return all;
+    },
+  };
+}
+
 /**
  * Cut a stream of bytes into lines of at most `maxBytes` (newline not counted), on demand, so that
  * whoever reads can stop between two lines of one chunk. Every byte is searched and copied a
- * bounded number of times however the stream is split: a growing string would be quadratic, a list
- * of chunks would cost a hundred bytes for each byte that arrives alone.
+ * bounded number of times however the stream is split.
  */
 export function createLineReader(maxBytes: number): LineReader {
-  let held = Buffer.alloc(0);
-  let heldBytes = 0;
-  let rest: Buffer = held;
-
-  function hold(bytes: Buffer): void {
-    if (heldBytes + bytes.length > held.length) {
-      const larger = Buffer.allocUnsafe(Math.max(2 * held.length, heldBytes + bytes.length));
-      held.copy(larger, 0, 0, heldBytes);
-      held = larger;
-    }
-    bytes.copy(held, heldBytes);
-    heldBytes += bytes.length;
-  }
+  const held = createHeap();
+  let rest: Buffer = Buffer.alloc(0);
 
   function takeLine(end: number): Buffer {
     const tail = rest.subarray(0, end);
     rest = rest.subarray(end + 1);
-    if (heldBytes === 0) return tail;
-    hold(tail);
-    const line = held.subarray(0, heldBytes);
-    held = Buffer.alloc(0);
-    heldBytes = 0;
-    return line;
+    if (held.length === 0) return tail;
+    held.add(tail);
+    return held.take();
   }
 
   return {
@@ -59,15 +81,15 @@ export function createLineReader(maxBytes: number): LineReader {
     },
     next() {
       const end = rest.indexOf(NEWLINE);
-      if (heldBytes + (end < 0 ? rest.length : end) > maxBytes) return { at: "tooLong" };
+      if (held.length + (end < 0 ? rest.length : end) > maxBytes) return { at: "tooLong" };
       if (end < 0) {
-        hold(rest);
+        held.add(rest);
         rest = rest.subarray(rest.length);
         return { at: "more" };
       }
       const line = takeLine(end);
       return isUtf8(line) ? { at: "line", text: line.toString("utf8") } : { at: "notUtf8" };
     },
-    unfinished: () => heldBytes + rest.length > 0,
+    unfinished: () => held.length + rest.length > 0,
   };
 }

@@ -2,7 +2,7 @@
 
 /** Every bound that a client can meet, in one place; `info` shows them. */
 export const limits = {
-  /** Bytes of one line, either way, without its newline. */
+  /** Bytes of one line, either way, without its newline; and of one HTTP body. */
   lineBytes: 1024 * 1024,
   /** Arrays and objects within each other in one JSON text. */
   nesting: 64,
@@ -12,8 +12,22 @@ export const limits = {
   batchCalls: 100,
   /** Calls of one connection that are being answered at once; further input waits. */
   callsInFlight: 1024,
+  /** Requests of one HTTP connection that are being answered at once; a further one is refused. */
+  requestsInFlight: 10,
+  /** Bytes of the head of one HTTP request. */
+  headBytes: 16 * 1024,
   /** Connections at once; a further one is refused with `limit_exceeded`. */
   connections: 1024,
+  /** Of these, for one user who is neither root nor the daemon's own. */
+  connectionsPerUser: 256,
+  /** Of these, kept free for root and the daemon's own user. */
+  connectionsReserved: 64,
+  /** Milliseconds until a new connection must have said something. */
+  firstByteMs: 60_000,
+  /** Milliseconds for the head of an HTTP connection's first request, and for each body. */
+  requestMs: 30_000,
+  /** Milliseconds from one HTTP answer to the end of the next request's head. */
+  idleMs: 60_000,
   /** Subscriptions of one connection. */
   subscriptions: 64,
   /** Bytes queued for a reader that does not read before its events are dropped and counted. */
@@ -25,6 +39,9 @@ export const limits = {
   /** The longest grace, and the longest `timeoutMs`, in milliseconds: one day. */
   waitMs: 24 * 60 * 60 * 1000,
 } as const;
+
+/** The same bounds with other figures: scenarios need not wait a minute. */
+export type Limits = Readonly<Record<keyof typeof limits, number>>;
 
 /** Refusal kind -> JSON-RPC code and HTTP status. Clients branch on the kind, never on text. */
 export const kinds = {

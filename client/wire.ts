@@ -30,7 +30,7 @@ import {
   wholeNumber,
 } from "./shapes.js";
 
-export { type Kind, kinds, limits, Refusal } from "./refusal.js";
+export { type Kind, kinds, type Limits, limits, Refusal } from "./refusal.js";
 export {
   type ContainmentKind,
   type Event,
@@ -207,7 +207,7 @@ export const methods = {
       ),
     ),
     result: v.strictObject({ subscription: v.string() }),
-    refusals: ["process_not_found", "limit_exceeded"],
+    refusals: ["process_not_found", "limit_exceeded", "invalid_request"],
   },
   unsubscribe: {
     summary: "End a subscription of this connection.",

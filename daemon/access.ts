@@ -32,22 +32,22 @@ export type Viewer = { readonly uid: number; readonly isAdmin: boolean; readonly
 const everything: Share = { barred: false, processes: null, spawnsPerMinute: null };
 
 /**
- * The rights of whoever connects. Root, the daemon's own user and the admin group control all. Refusal:
- * `permission_denied` for whoever is barred, and for everybody else of a daemon that is not root: it
+ * The rights of whoever connects. Root, the daemon's own user and the admin group control all. A refusal,
+ * `permission_denied`, for whoever is barred, and for everybody else of a daemon that is not root: it
  * could run nothing in their name.
  */
-export function admit(person: Person, ownUid: number, policy: Policy): Viewer {
+export function admit(person: Person, ownUid: number, policy: Policy): Viewer | Refusal {
   const { uid, gid, groups, name } = person;
   const { adminGid } = policy;
   const inGroup = adminGid !== null && (gid === adminGid || groups.includes(adminGid));
   const isAdmin = uid === 0 || uid === ownUid || inGroup;
   if (ownUid !== 0 && uid !== 0 && uid !== ownUid) {
-    throw denied(`This procsup serves uid ${ownUid} only; you are uid ${uid}`);
+    return denied(`This procsup serves uid ${ownUid} only; you are uid ${uid}`);
   }
   const named = name === null ? undefined : policy.users[name];
   const set = named ?? policy.users[String(uid)] ?? policy.users["*"] ?? {};
   const share = uid === 0 ? everything : { ...everything, ...set };
-  if (share.barred) throw denied(`The settings of this procsup bar user ${name ?? uid}`);
+  if (share.barred) return denied(`The settings of this procsup bar user ${name ?? uid}`);
   return { uid, isAdmin, share };
 }
 

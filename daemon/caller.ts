@@ -29,14 +29,12 @@ export function peerOf(socket: Socket): Peer {
   return { uid, gid, pid, groups: peerGroups(fd), account: findAccount(uid) };
 }
 
-/**
- * What `peer` may do here, and on whose behalf it spawns. Refusal: `permission_denied` for whoever is
- * not served at all.
- */
-export function behalfOf(peer: Peer, policy: Policy): Behalf {
+/** What `peer` may do here, and on whose behalf it spawns; a refusal for whoever is not served at all. */
+export function behalfOf(peer: Peer, policy: Policy): Behalf | Refusal {
   const { uid, gid, groups, account } = peer;
   const owner = { uid, name: account?.name ?? null };
   const viewer = admit({ ...owner, gid, groups }, ownUid, policy);
+  if (viewer instanceof Refusal) return viewer;
   const unnamed = { name: String(uid), uid, gid, groups, home: "/", shell: "/bin/sh" };
   const own = uid === ownUid || ownUid !== 0 ? ownIdentity() : runningAs(account ?? unnamed);
   return {

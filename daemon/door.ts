@@ -1,10 +1,11 @@
-// The line door: connections, and nothing of what is said on them. It cuts lines, bounds what a client
-// may have under way, joins the replies of one turn into one write, and holds back whoever does not
-// read. Lines go to `answer`, events come through the connection's Listener.
+// The line door: one JSON-RPC text a line. It cuts lines, bounds what a client may have under way, joins
+// the replies of one turn into one write, and holds back whoever does not read. Lines go to `answer`,
+// events come through the connection's Listener.
 
-import type { Server, Socket } from "node:net";
+import type { Socket } from "node:net";
 import { createLineReader, type LineReader } from "../client/lines.js";
-import { type Event, limits, Refusal } from "../client/wire.js";
+import { limits, Refusal } from "../client/wire.js";
+import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import { type Answer, protocolError, refusalResponse } from "./rpc.js";
 
@@ -12,7 +13,6 @@ type Connection = {
   readonly socket: Socket;
   readonly reader: LineReader;
   readonly answerLine: (text: string) => Promise<string | null>;
-  readonly closers: Set<() => void>;
   /** Lines to be written at the end of this turn. */
   outgoing: string[];
   outgoingChars: number;
@@ -28,58 +28,36 @@ type Connection = {
 /** Lines taken of one connection before the others get their turn and backpressure is looked at. */
 const LINES_A_TURN = 16;
 
-/**
- * Serve `server`'s connections. `callerOf` makes what `answer` is given from each connection, once, or throws a Refusal.
- * The function returned ends all connections once their replies are written, or after `graceMs`.
- */
-export function serve<C>(
-  server: Server,
-  answer: Answer<C>,
-  callerOf: (listener: Listener, socket: Socket) => C,
-): (graceMs: number) => Promise<void> {
-  const open = new Set<Connection>();
-  server.on("connection", (socket) => {
-    if (open.size >= limits.connections) {
-      turnAway(socket, fullHouse());
-      return;
-    }
-    let connection: Connection;
-    try {
-      connection = connect(socket, (listener) => {
-        const caller = callerOf(listener, socket);
+/** The door for whoever writes lines of JSON-RPC, answered by `answer`. */
+export function createLineDoor<C>(answer: Answer<C>): Door<C> {
+  return {
+    open(socket, first, callerOf) {
+      const connection = connect(socket, (listener) => {
+        const caller = callerOf(listener);
         return (text) => answer(text, caller);
       });
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      turnAway(socket, error);
-      return;
-    }
-    open.add(connection);
-    connection.closers.add(() => open.delete(connection));
-  });
-  return (graceMs) => closeAll(open, graceMs);
+      receive(connection, first);
+      return () => {
+        connection.inputEnded = true;
+        read(connection);
+      };
+    },
+    refuse: (socket, refusal) => closeWith(socket, refusalLine(refusal)),
+  };
 }
 
-function fullHouse(): Refusal {
-  const message = `The daemon has ${limits.connections} connections already: try again later`;
-  return new Refusal("limit_exceeded", message, { limit: "connections" });
-}
-
-function turnAway(socket: Socket, refusal: Refusal): void {
-  socket.on("error", () => socket.destroy());
-  socket.end(`${JSON.stringify(refusalResponse(null, refusal))}\n`, () => socket.destroy());
+function refusalLine(refusal: Refusal): string {
+  return `${JSON.stringify(refusalResponse(null, refusal))}\n`;
 }
 
 function connect(
   socket: Socket,
   answering: (listener: Listener) => Connection["answerLine"],
 ): Connection {
-  const closers = new Set<() => void>();
   const connection: Connection = {
     socket,
     reader: createLineReader(limits.lineBytes),
     answerLine: (text) => answerLine(text),
-    closers,
     outgoing: [],
     outgoingChars: 0,
     callsInFlight: 0,
@@ -87,27 +65,34 @@ function connect(
     over: false,
     reading: false,
   };
-  const answerLine = answering(listenerOf(connection));
-  socket.on("data", (chunk) => {
-    if (connection.over) return;
-    connection.reader.push(chunk);
-    read(connection);
+  const listener = createListener(socket, {
+    isWaiting: () => connection.outgoing.length > 0,
+    notify(params) {
+      if (socket.writableLength + connection.outgoingChars > limits.queuedBytes) return false;
+      reply(connection, JSON.stringify({ jsonrpc: "2.0", method: "event", params }));
+      return true;
+    },
   });
+  const answerLine = answering(listener);
+  socket.on("data", (chunk) => receive(connection, chunk));
   socket.on("drain", () => read(connection));
   socket.on("end", () => {
     connection.inputEnded = true;
     read(connection);
   });
-  socket.on("error", () => socket.destroy()); // EPIPE, ECONNRESET: the client is gone
   socket.on("close", () => {
     connection.over = true;
-    for (const closer of [...closers]) closer();
-    closers.clear();
   });
   return connection;
 }
 
 // --- reading --------------------------------------------------------------------------------
+
+function receive(connection: Connection, chunk: Buffer): void {
+  if (connection.over) return;
+  connection.reader.push(chunk);
+  read(connection);
+}
 
 function isHeldBack({ socket, callsInFlight, outgoingChars }: Connection): boolean {
   if (callsInFlight >= limits.callsInFlight) return true;
@@ -148,9 +133,11 @@ function read(connection: Connection): void {
   });
 }
 
+const isBatch = /^[ \t\r]*\[/;
+
 function take(connection: Connection, text: string): void {
   // A batch counts as what it may hold.
-  const calls = text.startsWith("[") ? limits.batchCalls : 1;
+  const calls = isBatch.test(text) ? limits.batchCalls : 1;
   connection.callsInFlight += calls;
   void connection.answerLine(text).then((line) => {
     connection.callsInFlight -= calls;
@@ -163,9 +150,9 @@ function refuseLine(connection: Connection): void {
   connection.over = true;
   const message = `A line is longer than ${limits.lineBytes} bytes`;
   const refusal = new Refusal("invalid_request", message, { limit: "lineBytes" });
-  connection.outgoing.push(`${JSON.stringify(refusalResponse(null, refusal))}\n`);
+  connection.outgoing.push(refusalLine(refusal));
   flush(connection);
-  connection.socket.end(() => connection.socket.destroy());
+  closeWith(connection.socket, "");
 }
 
 /** The client has half-closed: what it asked is still answered, then the other half is closed. */
@@ -178,7 +165,7 @@ function endInput(connection: Connection): void {
   if (connection.callsInFlight > 0) return;
   connection.over = true;
   flush(connection);
-  connection.socket.end(() => connection.socket.destroy());
+  closeWith(connection.socket, "");
 }
 
 // --- writing --------------------------------------------------------------------------------
@@ -196,68 +183,4 @@ function flush(connection: Connection): void {
   connection.outgoingChars = 0;
   if (text !== "" && connection.socket.writable) connection.socket.write(text);
   if (connection.socket.isPaused() && !isHeldBack(connection)) read(connection);
-}
-
-function queued({ socket, outgoingChars }: Connection): number {
-  return socket.writableLength + outgoingChars;
-}
-
-function listenerOf(connection: Connection): Listener {
-  const { socket, closers } = connection;
-  let turn: Promise<unknown> = Promise.resolve();
-  const onClose = (fn: () => void) => {
-    closers.add(fn);
-    return () => void closers.delete(fn);
-  };
-  const drained = () =>
-    new Promise<void>((resolve) => {
-      const done = () => {
-        stay();
-        socket.off("drain", done);
-        resolve();
-      };
-      const stay = onClose(done);
-      socket.once("drain", done);
-    });
-  const writable = async () => {
-    while (!socket.destroyed) {
-      if (connection.outgoing.length > 0) await new Promise(setImmediate);
-      else if (socket.writableNeedDrain) await drained();
-      else return;
-    }
-  };
-  return {
-    get closed() {
-      return socket.destroyed;
-    },
-    onClose,
-    writable,
-    notify(event: Event) {
-      if (socket.destroyed) return true;
-      if (queued(connection) > limits.queuedBytes) return false;
-      reply(connection, JSON.stringify({ jsonrpc: "2.0", method: "event", params: event }));
-      return true;
-    },
-    inTurn(job) {
-      const mine = turn.then(writable).then(job);
-      turn = mine.catch(() => undefined); // whoever asked gets the error; the next one just goes on
-      return mine;
-    },
-  };
-}
-
-// --- closing --------------------------------------------------------------------------------
-
-async function closeAll(open: Set<Connection>, graceMs: number): Promise<void> {
-  const closed = [...open].map((connection) => {
-    connection.inputEnded = true;
-    const gone = new Promise<void>((resolve) => connection.closers.add(resolve));
-    read(connection);
-    return gone;
-  });
-  const timer = setTimeout(() => {
-    for (const { socket } of open) socket.destroy();
-  }, graceMs);
-  await Promise.all(closed);
-  clearTimeout(timer);
 }

@@ -14,6 +14,8 @@ export type Listener = {
   /** Run jobs with large answers one at a time, each only once the last answer was taken. */
   inTurn<T>(job: () => Promise<T>): Promise<T>;
   readonly closed: boolean;
+  /** False where no event can be sent: an HTTP connection says only what it was asked. */
+  readonly takesEvents: boolean;
   /** Call `fn` once at the end of the connection; the function returned takes that back. */
   onClose(fn: () => void): () => void;
 };
@@ -43,7 +45,7 @@ export function createFeed(): Feed {
 
 /**
  * Tell `listener` of every change of one process, or of all. Throws `limit_exceeded` past the
- * connection's bound. Ends with the connection.
+ * connection's bound, `invalid_request` where no event can be sent. Ends with the connection.
  */
 export function subscribe(
   feed: Feed,
@@ -51,6 +53,10 @@ export function subscribe(
   processId: string | null,
   sees: Subscription["sees"] = () => true,
 ): string {
+  if (!listener.takesEvents) {
+    const message = "subscribe: over HTTP no event can be sent: use line JSON-RPC on this socket";
+    throw new Refusal("invalid_request", message, {});
+  }
   const own = feed.byListener.get(listener) ?? new Map<string, Subscription>();
   if (own.size >= limits.subscriptions) {
     const most = `${limits.subscriptions} subscriptions`;

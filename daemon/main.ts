@@ -7,15 +7,19 @@ import { join } from "node:path";
 import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
+import { Refusal } from "../client/wire.js";
+import { type Guest, serve } from "./accept.js";
+import type { Policy } from "./access.js";
 import { adoptAll } from "./adopt.js";
 import { behalfOf, peerOf } from "./caller.js";
 import { chooseContainment } from "./choose.js";
-import { serve } from "./door.js";
+import { createLineDoor } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
+import { createHttpDoor } from "./http.js";
 import { openJournal, type Read, readJournal, tidyUp } from "./journal.js";
 import { CannotStart, claimState, listen, reclaimState } from "./listen.js";
 import { createLog, type Log, logStyle } from "./log.js";
-import { createCalls } from "./methods.js";
+import { type Caller, createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
 import { makeFolder, openOutputFolder, sweepOutput } from "./output.js";
 import { reachesGroups } from "./pidfd.js";
@@ -47,10 +51,11 @@ async function run(settings: Settings): Promise<void> {
 
   const policy = { adminGid: adminGidOf(settings), users: settings.users };
   const server = net.createServer({ allowHalfOpen: true });
-  const closeConnections = serve(server, answer, (listener, connection) => ({
-    listener,
-    behalf: behalfOf(peerOf(connection), policy),
-  }));
+  const doors = {
+    line: createLineDoor(answer),
+    http: createHttpDoor(answer, () => table.closing),
+  };
+  const closeConnections = serve(server, doors, (guest) => welcome(guest, policy));
   const removeSocket = await listen(server, settings.socket);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
@@ -67,6 +72,14 @@ async function run(settings: Settings): Promise<void> {
   const { socket, state } = settings;
   const { kind: containment } = table.containing;
   log.info("ready", { version, pid: process.pid, socket, state, containment, why });
+}
+
+function welcome(socket: net.Socket, policy: Policy): Guest<Caller> {
+  const peer = peerOf(socket);
+  const { uid } = peer;
+  const behalf = behalfOf(peer, policy);
+  if (behalf instanceof Refusal) return { uid, refusal: behalf };
+  return { uid, callerOf: (listener) => ({ listener, behalf }) };
 }
 
 function adminGidOf({ adminGroup }: Settings): number | null {

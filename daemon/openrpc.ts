@@ -39,7 +39,7 @@ export async function describeContract(version: string): Promise<Result<"rpc.dis
     info: {
       title: "procsup",
       version,
-      description: "Newline-delimited JSON-RPC 2.0 on a Unix socket; params by name.",
+      description: "JSON-RPC 2.0 on a Unix socket, a line a text or POST /rpc; params by name.",
     },
     methods: (Object.keys(methods) as Method[]).map(describe),
     // OpenRPC has no word for notifications: this is the params of `event`.

@@ -36,6 +36,29 @@ export function openCage(scene: Scene): Cage {
   return noCgroup === null ? openCgroup(scene) : adoptOrphans(scene);
 }
 
+/** A cgroup of version 1 that holds its processes even against KILL. */
+const freezer = "/sys/fs/cgroup/freezer";
+
+/** Why nothing outlives KILL here; null when something can be made to. */
+export const noFreezer: string | null =
+  process.getuid?.() === 0 && existsSync(join(freezer, "cgroup.procs"))
+    ? null
+    : "needs root and a v1 freezer cgroup";
+
+/** Keep a process even from dying, until the function returned is called, or the scenario ends. */
+export async function freeze(scene: Scene, pid: number): Promise<() => void> {
+  const folder = join(freezer, `procsup-test-${process.pid}`);
+  mkdirSync(folder);
+  scene.after(async () => void (await until("the freezer is empty", () => remove([folder]))));
+  const thaw = () => writeFileSync(join(folder, "freezer.state"), "THAWED");
+  scene.after(thaw);
+  writeFileSync(join(folder, "cgroup.procs"), String(pid));
+  writeFileSync(join(folder, "freezer.state"), "FROZEN");
+  const isFrozen = () => readFileSync(join(folder, "freezer.state"), "utf8") === "FROZEN\n";
+  await until("it is frozen", isFrozen);
+  return thaw;
+}
+
 /** Kept from running: stopped by a signal, or in a frozen cgroup. */
 export function isPaused(pid: number): boolean {
   if (statFields(pid)?.[0] === "T") return true;

@@ -1,10 +1,10 @@
 // What is told of trees that do not behave: who would be ended, who outlives KILL, who belongs to nobody.
 
-import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { Refusal } from "../client/wire.js";
-import { containments } from "./cage.js";
+import { containments, freeze, noFreezer } from "./cage.js";
 import { programs, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
@@ -76,27 +76,17 @@ for (const containment of containments) {
   );
 }
 
-/** A cgroup of version 1 that holds its processes even against KILL. */
-const freezer = "/sys/fs/cgroup/freezer";
 const outlives = "who outlives KILL is named, and the next terminate tries again";
 
-if (process.getuid?.() !== 0 || !existsSync(join(freezer, "cgroup.procs"))) {
-  if (process.env["CI"] === undefined) skipped(outlives, "needs root and a v1 freezer cgroup");
+if (noFreezer !== null) {
+  if (process.env["CI"] === undefined) skipped(outlives, noFreezer);
 } else {
   for (const containment of containments) {
     scenario(`${containment}: ${outlives}`, async (scene) => {
       const { client, id, pid } = await start(scene, containment, [
         join(programs, "forks-child.sh"),
       ]);
-      const folder = join(freezer, `procsup-test-${process.pid}`);
-      mkdirSync(folder);
-      scene.after(async () => void (await until("the freezer is empty", () => removed(folder))));
-      const thaw = () => writeFileSync(join(folder, "freezer.state"), "THAWED");
-      scene.after(thaw);
-      writeFileSync(join(folder, "cgroup.procs"), String(pid));
-      writeFileSync(join(folder, "freezer.state"), "FROZEN");
-      const isFrozen = () => readFileSync(join(folder, "freezer.state"), "utf8") === "FROZEN\n";
-      await until("it is frozen", isFrozen);
+      const thaw = await freeze(scene, pid);
       const refusal = await client.terminate({ id, graceMs: 50 }).catch((error: unknown) => error);
       if (!(refusal instanceof Refusal)) throw new Error("expected a refusal");
       const [survivor, ...others] = refusal.facts["survivors"] as Record<string, unknown>[];
@@ -111,15 +101,5 @@ if (process.getuid?.() !== 0 || !existsSync(join(freezer, "cgroup.procs"))) {
       else is(said, "already_terminated");
       is(isAlive(pid), false);
     });
-  }
-}
-
-function removed(folder: string): boolean {
-  try {
-    rmdirSync(folder);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EBUSY") throw error;
-    return false;
   }
 }

@@ -1,0 +1,158 @@
+// What the HTTP door answers to which path. A route that acts is a JSON-RPC text put to `answer`, and
+// its answer told in HTTP's words: the status from `kinds`, the text as `error`, the rest as `data`.
+
+import { isUtf8 } from "node:buffer";
+import type { IncomingMessage } from "node:http";
+import { kinds, type Method, Refusal } from "../client/wire.js";
+import { type Answer, readJson } from "./rpc.js";
+
+export type Request = { readonly head: IncomingMessage; readonly body: Buffer };
+
+export type Reply = {
+  readonly status: number;
+  /** One JSON text; null where there is nothing to say. */
+  readonly text: string | null;
+  /** Methods that would do. */
+  readonly allow?: string;
+  /** The connection ends with it. */
+  readonly last?: boolean;
+};
+
+type Route<C> = {
+  readonly path: RegExp;
+  readonly methods: readonly string[];
+  /** `part` is what the path's pattern has caught. */
+  reply(text: string, caller: C, part: string): Promise<Reply> | Reply;
+};
+
+const TERMINATE = "/api/processes/terminate/";
+
+/**
+ * The answer to a request whose body is here. Never rejects: every error is a reply,
+ * `{"error": text, "data": {"kind": ...}}` with the refusal's status.
+ */
+export function createRoutes<C>(
+  answer: Answer<C>,
+  isStopping: () => boolean,
+): (request: Request, caller: C) => Promise<Reply> {
+  const call = async (method: Method, params: object, caller: C) =>
+    translate(await answer(JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }), caller));
+  const routes: Route<C>[] = [
+    {
+      path: new RegExp(`^${TERMINATE}([^/?]+)$`),
+      methods: ["POST"],
+      reply(text, caller, part) {
+        const params = readTerminate(part, text);
+        if (params instanceof Refusal) return failed(params);
+        return call("terminate", params, caller);
+      },
+    },
+    {
+      path: /^\/rpc$/,
+      methods: ["POST"],
+      async reply(text, caller) {
+        const line = await answer(text, caller);
+        return { status: line === null ? 204 : 200, text: line };
+      },
+    },
+    {
+      path: /^\/openrpc\.json$/,
+      methods: ["GET", "HEAD"],
+      reply: (_, caller) => call("rpc.discover", {}, caller),
+    },
+    {
+      path: /^\/healthz$/,
+      methods: ["GET", "HEAD"],
+      reply: () =>
+        isStopping()
+          ? { status: 503, text: '{"status":"stopping"}' }
+          : { status: 200, text: '{"status":"ok"}' },
+    },
+  ];
+  return async ({ head, body }, caller) => {
+    const stranger = whyNotAnswered(head);
+    if (stranger !== null) return failed(stranger);
+    const { url = "", method = "" } = head;
+    const route = routes.find(({ path }) => path.test(url));
+    if (route === undefined) return failed(noSuchPath);
+    if (!route.methods.includes(method)) return notAllowed(method, route.methods.join(", "));
+    const unreadable = whyNotRead(head, body);
+    if (unreadable !== null) return unreadable;
+    return route.reply(body.toString("utf8"), caller, route.path.exec(url)?.[1] ?? "");
+  };
+}
+
+/** An answer to a single call, as HTTP has it. */
+function translate(line: string | null): Reply {
+  // Our own answer to our own text: the shape is known.
+  const { result, error } = JSON.parse(line ?? "{}") as {
+    result?: object;
+    error?: { code: number; message: string; data: object };
+  };
+  if (error === undefined) return { status: 200, text: JSON.stringify(result) };
+  const { code, message, data } = error;
+  const kind = Object.values(kinds).find((known) => known.code === code);
+  return { status: kind?.http ?? 500, text: JSON.stringify({ error: message, data }) };
+}
+
+/** A refusal in HTTP's words; its kind's status unless HTTP has a closer one. */
+export function failed(refusal: Refusal, status: number = kinds[refusal.kind].http): Reply {
+  const { kind, message, facts } = refusal;
+  return { status, text: JSON.stringify({ error: message, data: { kind, ...facts } }) };
+}
+
+// --- what is refused here -------------------------------------------------------------------
+
+const noSuchPath = new Refusal(
+  "method_not_found",
+  `No such path, or a query: there are POST ${TERMINATE}PID, POST /rpc, GET /openrpc.json, GET /healthz`,
+  {},
+);
+
+/** Browsers name the page that asks, and no page has any business here. */
+function whyNotAnswered({ headers, httpVersion }: IncomingMessage): Refusal | null {
+  if (headers.origin !== undefined) {
+    return new Refusal("permission_denied", "Requests with an Origin, so of browsers, are refused");
+  }
+  // RFC 9112, 3.2: must be refused.
+  if (httpVersion !== "1.1" || headers.host !== undefined) return null;
+  return new Refusal("invalid_request", "HTTP/1.1 requires a Host header; any name will do");
+}
+
+function notAllowed(method: string, allow: string): Reply {
+  const refusal = new Refusal("invalid_request", `${method} does nothing here: use ${allow}`, {});
+  return { ...failed(refusal, 405), allow };
+}
+
+/** Only what says that it is JSON is read as JSON; no body needs no type. */
+function whyNotRead({ headers }: IncomingMessage, body: Buffer): Reply | null {
+  if (body.length === 0) return null;
+  const { "content-type": type = "", "content-encoding": coding = "identity" } = headers;
+  if (!/^application\/json *(;|$)/i.test(type)) {
+    const message = "The body must be JSON: send `content-type: application/json`";
+    return failed(new Refusal("invalid_request", message, {}), 415);
+  }
+  if (coding !== "identity") {
+    const message = "The body must be sent as it is, without content-encoding";
+    return failed(new Refusal("invalid_request", message, {}), 415);
+  }
+  return isUtf8(body) ? null : failed(new Refusal("parse_error", "The body is not UTF-8", {}));
+}
+
+/** The params of `terminate` as the route has them: a number in the path, and at most `force`. */
+function readTerminate(part: string, text: string): object {
+  if (!/^[1-9][0-9]*$/.test(part)) {
+    const message = `terminate: pid: expected a number, as in ${TERMINATE}12345`;
+    return new Refusal("invalid_params", message, { field: "pid" });
+  }
+  const body = /^\s*$/.test(text) ? {} : readJson(text);
+  if (body instanceof Refusal) return body;
+  if (body === null || typeof body !== "object" || Array.isArray(body)) {
+    const message = 'terminate: the body must be empty or an object like {"force": true}';
+    return new Refusal("invalid_params", message, {});
+  }
+  const unknown = Object.keys(body).find((field) => field !== "force");
+  if (unknown === undefined) return { ...body, pid: Number(part) };
+  const message = `terminate: unknown field ${unknown}; known: force`;
+  return new Refusal("invalid_params", message, { field: unknown });
+}
