@@ -8,6 +8,7 @@ import { limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import { type Answer, protocolError, refusalResponse } from "./rpc.js";
+import { turn } from "./slices.js";
 
 type Connection = {
   readonly socket: Socket;
@@ -26,7 +27,7 @@ type Connection = {
 };
 
 /** Lines taken of one connection before the others get their turn and backpressure is looked at. */
-const LINES_A_TURN = 16;
+const LINES_A_TURN = 4;
 
 /** The door for whoever writes lines of JSON-RPC, answered by `answer`. */
 export function createLineDoor<C>(answer: Answer<C>): Door<C> {
@@ -127,7 +128,7 @@ function read(connection: Connection): void {
   }
   connection.reading = true;
   socket.pause();
-  setImmediate(() => {
+  void turn().then(() => {
     connection.reading = false;
     read(connection);
   });

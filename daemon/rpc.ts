@@ -11,6 +11,7 @@ import {
   JSONRPCServer,
 } from "json-rpc-2.0";
 import { type Kind, kinds, limits, Refusal } from "../client/wire.js";
+import { turn } from "./slices.js";
 
 /** A method: validated by whoever made it, throwing Refusal for every planned error. */
 export type Call<C> = (params: unknown, caller: C) => unknown;
@@ -42,8 +43,13 @@ export function createAnswer<C>(
     if (message.length === 0 || message.length > limits.batchCalls) {
       return JSON.stringify(protocolError("invalid_request", null));
     }
-    const parts = await Promise.all(message.map((part) => one(part, caller)));
-    return joinBatch(parts, unforeseen);
+    const parts: Promise<JSONRPCResponse | null>[] = [];
+    for (const part of message) {
+      // A hundred spawns in one turn of the event loop would keep everybody else waiting for seconds.
+      if (parts.length > 0) await turn();
+      parts.push(one(part, caller));
+    }
+    return joinBatch(await Promise.all(parts), unforeseen);
   };
 }
 
@@ -113,16 +119,20 @@ function unreadable(refusal: Refusal): JSONRPCErrorResponse {
   return refusalResponse(null, refusal);
 }
 
+/** An answer that took long to write out. */
+const LONG_CHARS = 16 * 1024;
+
 /** One line, so within the limit of a line: what does not fit is refused, part by part. */
-function joinBatch(
+async function joinBatch(
   parts: (JSONRPCResponse | null)[],
   unforeseen: (error: unknown) => string,
-): string | null {
+): Promise<string | null> {
   const texts: string[] = [];
   let chars = 2;
   for (const part of parts) {
     let text = stringify(part, unforeseen);
     if (part === null || text === null) continue;
+    if (text.length > LONG_CHARS) await turn();
     if (chars + text.length > limits.lineBytes) {
       const message = "The answers of this batch are longer than one line may be: call it alone";
       const refusal = new Refusal("limit_exceeded", message, { limit: "lineBytes" });

@@ -2,12 +2,31 @@
 
 const SLICE_MS = 2;
 
+/** Whose work goes on in a later turn of the event loop. */
+const waiting: (() => void)[] = [];
+
+/**
+ * Wait for a turn of the event loop that no other long work has: of those who wait, one goes on in each.
+ * However many there are, whoever asks one short thing waits behind one of them.
+ */
+export function turn(): Promise<void> {
+  return new Promise((goOn) => {
+    waiting.push(goOn);
+    if (waiting.length === 1) setImmediate(release);
+  });
+}
+
+function release(): void {
+  waiting.shift()?.();
+  if (waiting.length > 0) setImmediate(release);
+}
+
 /** Await the function returned once a step: it lets everybody else have a turn every 2 ms. */
 export function createSlices(): () => Promise<void> | undefined {
   let endMs = performance.now() + SLICE_MS;
   return () => {
     if (performance.now() < endMs) return undefined;
-    return new Promise<void>(setImmediate).then(() => {
+    return turn().then(() => {
       endMs = performance.now() + SLICE_MS;
     });
   };

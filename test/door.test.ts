@@ -147,6 +147,23 @@ scenario(
   },
 );
 
+scenario("others get their turns between the calls of a batch", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const [greedy, modest] = [await daemon.raw(), await daemon.raw()];
+  const spawning = Array.from({ length: limits.batchCalls }, (_, n) =>
+    call("spawn", { command: ["true"] }, n),
+  );
+  let over = false;
+  const batch = greedy.ask(spawning).then(() => {
+    over = true;
+  });
+  let answered = 0;
+  for (; !over; answered++) ok((await modest.ask(call("status", { pid: 1 }))).error);
+  await batch;
+  // Begun all in one turn of the daemon, they let through one or two.
+  ok(answered >= 10, `${answered} answered meanwhile`);
+});
+
 scenario("a mebibyte of brackets is refused before it is parsed", async (scene) => {
   const daemon = await startDaemon(scene);
   const raw = await daemon.raw();

@@ -19,9 +19,9 @@ const floors: Record<string, string[][]> = {
     ["cli"],
   ],
   daemon: [
-    ["native", "access", "state", "settings", "log", "history", "openrpc", "rpc", "slices"],
-    ["procfs", "pidfd", "tag", "output", "listen", "records", "routes", "users"],
-    ["containment", "gate", "usage", "reading", "growth", "identity", "journal"],
+    ["native", "access", "state", "settings", "log", "history", "openrpc", "slices"],
+    ["procfs", "pidfd", "tag", "output", "listen", "records", "rpc", "users"],
+    ["containment", "gate", "usage", "routes", "reading", "growth", "identity", "journal"],
     ["cgroup", "found", "ladder", "leader", "feed", "cap"],
     ["group", "launch", "table", "connection"],
     ["choose", "supervisor"],

@@ -1,6 +1,6 @@
 // What is told of trees that do not behave: who would be ended, who outlives KILL, who belongs to nobody.
 
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { Refusal } from "../client/wire.js";
