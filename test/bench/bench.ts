@@ -6,6 +6,7 @@ import { cpus, loadavg, release } from "node:os";
 import { parseArgs } from "node:util";
 import { type Figure, table } from "./figures.js";
 import type { Answer, Question } from "./floor.js";
+import { measureHostile } from "./hostile.js";
 import { measureIdle } from "./idle.js";
 import { readRssBytes } from "./kernel.js";
 import { measureLatency } from "./latency.js";
@@ -17,6 +18,7 @@ import { measureStatus } from "./status.js";
 const sections = {
   latency: measureLatency,
   status: measureStatus,
+  hostile: measureHostile,
   memory: measureMemory,
   idle: measureIdle,
   output: measureOutput,
