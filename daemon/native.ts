@@ -136,13 +136,97 @@ export function setLocksLimit(soft: bigint): void {
  * may be somebody else's by now. man 7 unix, SO_PEERCRED.
  */
 export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
-  const SOL_SOCKET = 1;
   const SO_PEERCRED = 17;
   const value = Buffer.alloc(12);
   const length = Buffer.alloc(4);
   length.writeInt32LE(value.length);
   check(getsockoptFn(fd, SOL_SOCKET, SO_PEERCRED, value, length), "getsockopt");
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
+}
+
+// --- Unix sockets -----------------------------------------------------------------------------
+
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+
+const socketFn = libc.func("int socket(int domain, int type, int protocol)");
+const setsockoptFn = libc.func(
+  "int setsockopt(int fd, int level, int name, const uint8_t *value, uint32 length)",
+);
+const pipeFn = libc.func("int pipe2(_Out_ int *fds, int flags)");
+koffi.struct("iovec", { base: "const uint8_t *", length: "size_t" });
+koffi.struct("msghdr", {
+  name: "const uint8_t *",
+  nameLength: "uint32",
+  parts: "iovec *",
+  partCount: "size_t",
+  control: "const uint8_t *",
+  controlLength: "size_t",
+  flags: "int",
+});
+const sendmsgFn = libc.func("intptr_t sendmsg(int fd, const msghdr *message, int flags)");
+
+/** A path, or an abstract name as `@name`. man 7 unix: an abstract one is as long as it says. */
+function unixAddress(place: string): Buffer {
+  const isAbstract = place.startsWith("@");
+  const path = Buffer.from(isAbstract ? `\0${place.slice(1)}` : `${place}\0`);
+  const family = Buffer.alloc(2);
+  family.writeUInt16LE(AF_UNIX);
+  return Buffer.concat([family, path]);
+}
+
+/** A datagram socket whose sends wait for a slow receiver at most `waitMs`. man 7 socket, SO_SNDTIMEO. */
+export function datagramSocket(waitMs: number): number {
+  const SO_SNDTIMEO = 21;
+  const fd = check(socketFn(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
+  const timeval = Buffer.alloc(16);
+  timeval.writeBigInt64LE(BigInt(Math.floor(waitMs / 1000)), 0);
+  timeval.writeBigInt64LE(BigInt((waitMs % 1000) * 1000), 8);
+  check(setsockoptFn(fd, SOL_SOCKET, SO_SNDTIMEO, timeval, timeval.length), "setsockopt");
+  return fd;
+}
+
+/**
+ * Send one datagram, and copies of `fds` with it. Throws ENOENT and ECONNREFUSED when nobody receives
+ * at `place`, EAGAIN when the receiver is behind, EMSGSIZE. man 2 sendmsg, man 3 cmsg.
+ */
+export function sendDatagram(fd: number, place: string, bytes: Buffer, fds: number[] = []): void {
+  const MSG_NOSIGNAL = 0x4000;
+  const name = unixAddress(place);
+  const control = fds.length === 0 ? null : rights(fds);
+  const message = {
+    name,
+    nameLength: name.length,
+    parts: [{ base: bytes, length: bytes.length }],
+    partCount: 1,
+    control,
+    controlLength: control?.length ?? 0,
+    flags: 0,
+  };
+  check(Number(sendmsgFn(fd, message, MSG_NOSIGNAL)), "sendmsg");
+}
+
+/** One control message of SCM_RIGHTS: a header of 16 bytes, the descriptors, padding to 8. */
+function rights(fds: readonly number[]): Buffer {
+  const SCM_RIGHTS = 1;
+  const HEADER = 16;
+  const length = HEADER + 4 * fds.length;
+  const control = Buffer.alloc(Math.ceil(length / 8) * 8);
+  control.writeBigUInt64LE(BigInt(length), 0);
+  control.writeInt32LE(SOL_SOCKET, 8);
+  control.writeInt32LE(SCM_RIGHTS, 12);
+  for (const [at, one] of fds.entries()) control.writeInt32LE(one, HEADER + 4 * at);
+  return control;
+}
+
+/** A pipe, closed on exec: what is written to `write` is read from `read`. man 2 pipe. */
+export function openPipe(): { read: number; write: number } {
+  const O_CLOEXEC = 0o2000000;
+  const ends = [0, 0];
+  check(pipeFn(ends, O_CLOEXEC), "pipe2");
+  return { read: ends[0] ?? -1, write: ends[1] ?? -1 };
 }
 
 // --- posix_spawn ------------------------------------------------------------------------------

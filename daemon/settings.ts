@@ -48,6 +48,44 @@ export const usage = `Usage: procsupd [options]
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
+/** What the service manager has handed over, nothing where there is none. */
+export type Unit = Readonly<{
+  /** Where it takes messages: a path, or an abstract name as `@name`. man 3 sd_notify. */
+  notifySocket: string | null;
+  /** How often it wants to hear that the main loop turns. man 3 sd_watchdog_enabled. */
+  watchdogMs: number | null;
+  /** Open descriptors by name, sockets that we are to serve among them. man 3 sd_listen_fds. */
+  fds: ReadonlyMap<string, readonly number[]>;
+}>;
+
+/** Read once, for process `pid`: what was meant for its parent is not for it. */
+export function readUnit(env: Environment, pid: number): Unit {
+  const notifySocket = env["NOTIFY_SOCKET"] ?? "";
+  const isForUs = (name: string) => env[name] === undefined || env[name] === String(pid);
+  const watchdogUs = isForUs("WATCHDOG_PID") ? wholeOr(env["WATCHDOG_USEC"], 0) : 0;
+  return {
+    notifySocket: /^[/@]./.test(notifySocket) ? notifySocket : null,
+    watchdogMs: watchdogUs > 0 ? watchdogUs / 1000 : null,
+    fds: env["LISTEN_PID"] === String(pid) ? passedFds(env) : new Map(),
+  };
+}
+
+/** They start at 3, in the order of their names. */
+function passedFds(env: Environment): Map<string, number[]> {
+  const FIRST = 3;
+  const names = (env["LISTEN_FDNAMES"] ?? "").split(":");
+  const fds = new Map<string, number[]>();
+  for (let at = 0; at < wholeOr(env["LISTEN_FDS"], 0); at++) {
+    const name = names[at] || "unknown";
+    fds.set(name, [...(fds.get(name) ?? []), FIRST + at]);
+  }
+  return fds;
+}
+
+function wholeOr(text: string | undefined, otherwise: number): number {
+  return text !== undefined && /^[0-9]{1,15}$/.test(text) ? Number(text) : otherwise;
+}
+
 /**
  * Settings from the command line and the environment; "help" or "version" when that was asked for.
  * Throws BadSetting, naming the setting and its source.

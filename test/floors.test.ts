@@ -20,7 +20,7 @@ const floors: Record<string, string[][]> = {
   ],
   daemon: [
     ["native", "state", "settings", "log", "history", "openrpc", "rpc", "slices"],
-    ["procfs", "pidfd", "tag", "output", "listen"],
+    ["procfs", "pidfd", "tag", "output", "listen", "systemd"],
     ["containment", "gate", "usage", "feed"],
     ["cgroup", "found", "ladder", "launch"],
     ["group", "table"],
