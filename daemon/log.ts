@@ -14,6 +14,8 @@ export type Log = {
   warning(message: string, fields?: Fields): void;
   info(message: string, fields?: Fields): void;
   debug(message: string, fields?: Fields): void;
+  /** What is less urgent is left out from now on. */
+  setLevel(level: string): void;
   /** Write out what a slow reader has left waiting, for at most half a second; then give up. */
   flush(): void;
 };
@@ -65,6 +67,9 @@ export function createLog(level: string, style: LogStyle): Log {
     warning: take("warning"),
     info: take("info"),
     debug: take("debug"),
+    setLevel: (name) => {
+      logger.level = name;
+    },
     flush: () => {
       write();
       transport.flush();
@@ -88,7 +93,7 @@ function plain(value: unknown): string {
 }
 
 /** Control characters, C1 and the Unicode line ends included, as escapes. */
-function oneLine(text: string): string {
+export function oneLine(text: string): string {
   return text.replace(
     /[\p{Cc}\u2028\u2029]/gu,
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,

@@ -12,16 +12,19 @@ import { identityOf, ownIdentity } from "./caller.js";
 import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
-import { CannotStart, claimState, listen } from "./listen.js";
-import { createLog, type Log, logStyle } from "./log.js";
+import { CannotStart, claimState, listen, passedSocket } from "./listen.js";
+import { createLog, type Log, logStyle, oneLine } from "./log.js";
 import { createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
 import { openOutputFolder } from "./output.js";
 import { reachesGroups } from "./pidfd.js";
+import { reload } from "./reload.js";
 import { createAnswer } from "./rpc.js";
-import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
+import { BadSetting, readSettings, readUnit, type Settings, type Unit, usage } from "./settings.js";
 import { isFinal } from "./state.js";
-import { endAll } from "./supervisor.js";
+import { depart } from "./stop.js";
+import { endAll, summary } from "./supervisor.js";
+import { connectManager, feedWatchdog } from "./systemd.js";
 import { createTable, describe, type Entry } from "./table.js";
 import { createTags } from "./tag.js";
 import { createSampler } from "./usage.js";
@@ -29,17 +32,17 @@ import { createSampler } from "./usage.js";
 /** How long a client may take to read its last replies when the daemon goes. */
 const LAST_REPLIES_MS = 1_000;
 
-async function run(settings: Settings): Promise<void> {
-  process.umask(0o022);
-  // V8 reads it at each growth: young objects stay in their first megabytes, 30 MB less under load.
-  setFlagsFromString("--semi-space-growth-factor=1");
-  keepDescriptorsFromChildren();
+async function run(settings: Settings, unit: Unit): Promise<void> {
+  setUpProcess();
   const { historyCount, historyAgeMs, historyBytes } = settings;
   const log = createLog(settings.logLevel, logStyle(process.env));
   process.on("exit", () => log.flush());
   process.on("uncaughtException", (error) => fatal(log, error));
   const tags = createTags(claimState(settings.state));
-  const { containing, why } = await chooseContainment(settings, tags);
+  const passed = passedSocket(unit.fds.get("procsup.socket") ?? []);
+  const socket = passed?.path ?? settings.socket;
+  const manager = connectManager(unit, () => summary(table));
+  const { containing, why } = await chooseContainment(settings, tags, unit);
   const output = await openOutputFolder(join(settings.state, "output"));
   const feed = createFeed();
   const table = createTable(
@@ -48,8 +51,11 @@ async function run(settings: Settings): Promise<void> {
       output,
       containing,
       tags,
-      socket: settings.socket,
-      publish: (entry) => tell(feed, entry),
+      socket,
+      publish: (entry) => {
+        tell(feed, entry);
+        manager.statusChanged();
+      },
     },
     { historyCount, historyAgeMs, historyBytes },
   );
@@ -63,22 +69,34 @@ async function run(settings: Settings): Promise<void> {
     listener,
     identity: identityOf(connection, own),
   }));
-  const removeSocket = await listen(server, settings.socket);
+  const removeSocket = await listen(server, settings.socket, passed);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
-    const survivors = await endAll(table, { force: false });
-    removeSocket();
+    const departure = await depart({ table, manager, unit });
+    if (departure.how === "ended") removeSocket();
     server.close();
     await closeConnections(LAST_REPLIES_MS);
+    if (departure.how === "left") process.exit(0);
     await containing.close();
-    log.info("stopped", { survivors: survivors.length });
-    process.exit(survivors.length === 0 ? 0 : 1);
+    process.exit(departure.survivors === 0 ? 0 : 1);
   };
   onStopSignal(log, stop, () => endAll(table, { force: true }));
+  let inForce = settings;
+  onReloadSignal(() => {
+    inForce = reload({ log, manager, history: table.history }, inForce, readOwnSettings);
+  });
 
-  const { socket, state } = settings;
-  const { kind: containment } = containing;
-  log.info("ready", { version, pid: process.pid, socket, state, containment, why });
+  const where = { socket, state: settings.state };
+  log.info("ready", { version, pid: process.pid, ...where, containment: containing.kind, why });
+  manager.tell("READY=1", `STATUS=${summary(table)}`);
+  feedWatchdog(unit, manager);
+}
+
+function setUpProcess(): void {
+  process.umask(0o022);
+  // V8 reads it at each growth: young objects stay in their first megabytes, 30 MB less under load.
+  setFlagsFromString("--semi-space-growth-factor=1");
+  keepDescriptorsFromChildren();
 }
 
 function tell(feed: Feed, entry: Entry): void {
@@ -93,7 +111,7 @@ function logUnforeseen(log: Log, error: unknown): string {
   return reference;
 }
 
-/** The first TERM or INT stops gracefully, a further one forces; HUP only from a closed terminal. */
+/** The first TERM or INT stops gracefully, a further one forces; so does HUP from a closed terminal. */
 function onStopSignal(log: Log, stop: () => Promise<void>, force: () => Promise<unknown>): void {
   let stopping = false;
   const onSignal = (signal: NodeJS.Signals) => {
@@ -104,10 +122,12 @@ function onStopSignal(log: Log, stop: () => Promise<void>, force: () => Promise<
   };
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
-  process.on("SIGHUP", (signal) => {
-    if (isatty(0)) onSignal(signal);
-    else log.info("nothing to reload", { signal });
-  });
+  if (isatty(0)) process.on("SIGHUP", onSignal);
+}
+
+/** A daemon on a terminal hears of its end by HUP; every other one is asked to reload. */
+function onReloadSignal(again: () => void): void {
+  if (!isatty(0)) process.on("SIGHUP", again);
 }
 
 function fatal(log: Log, error: unknown): never {
@@ -117,16 +137,22 @@ function fatal(log: Log, error: unknown): never {
 
 function refuseToStart(error: unknown): never {
   const planned = error instanceof BadSetting || error instanceof CannotStart;
+  const unit = readUnit(process.env, process.pid);
+  connectManager(unit, () => "").tell(`STATUS=cannot start: ${oneLine(String(error))}`);
   process.stderr.write(`procsupd: ${planned ? error.message : (error as Error).stack}\n`);
   process.exit(planned ? 78 : 70); // EX_CONFIG and EX_SOFTWARE of sysexits.h
 }
 
+function readOwnSettings() {
+  return readSettings(process.argv.slice(2), process.env);
+}
+
 function main(): void {
   try {
-    const settings = readSettings(process.argv.slice(2), process.env);
+    const settings = readOwnSettings();
     if (settings === "help") process.stdout.write(usage);
     else if (settings === "version") process.stdout.write(`${version}\n`);
-    else run(settings).catch(refuseToStart);
+    else run(settings, readUnit(process.env, process.pid)).catch(refuseToStart);
   } catch (error) {
     refuseToStart(error);
   }

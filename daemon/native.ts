@@ -155,6 +155,9 @@ const socketFn = libc.func("int socket(int domain, int type, int protocol)");
 const setsockoptFn = libc.func(
   "int setsockopt(int fd, int level, int name, const uint8_t *value, uint32 length)",
 );
+const getsocknameFn = libc.func(
+  "int getsockname(int fd, uint8_t *address, _Inout_ uint32 *length)",
+);
 const pipeFn = libc.func("int pipe2(_Out_ int *fds, int flags)");
 koffi.struct("iovec", { base: "const uint8_t *", length: "size_t" });
 koffi.struct("msghdr", {
@@ -219,6 +222,15 @@ function rights(fds: readonly number[]): Buffer {
   control.writeInt32LE(SCM_RIGHTS, 12);
   for (const [at, one] of fds.entries()) control.writeInt32LE(one, HEADER + 4 * at);
   return control;
+}
+
+/** Where a Unix socket is bound: a path, `@name`, or "" for nowhere. man 2 getsockname, man 7 unix. */
+export function boundTo(fd: number): string {
+  const address = Buffer.alloc(110);
+  const length = [address.length];
+  check(getsocknameFn(fd, address, length), "getsockname");
+  const name = address.toString("utf8", 2, length[0]);
+  return name.startsWith("\0") ? `@${name.slice(1)}` : name.replace(/\0.*$/s, "");
 }
 
 /** A pipe, closed on exec: what is written to `write` is read from `read`. man 2 pipe. */

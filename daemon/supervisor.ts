@@ -278,6 +278,13 @@ export function counts(table: Table): Record<Status, number> {
   return zero;
 }
 
+/** The living in a few words, for `systemctl status`. */
+export function summary(table: Table): string {
+  const all = counts(table);
+  const living = (["starting", "running", "stopping"] as const).filter((name) => all[name] > 0);
+  return living.map((name) => `${all[name]} ${name}`).join(", ") || "no processes";
+}
+
 /**
  * End every process, gracefully and in parallel, and start none any more; called again with
  * `force` it goes on to KILL. Resolves with what survived.
