@@ -31,7 +31,7 @@ export async function chooseContainment(
   if (wanted === "group") return { containing, why: "--containment=group" };
   try {
     if (notifySocket !== null) moveToLeaf();
-    const folder = join(ownCgroup(), `procsup-${tags.key.toString(16).padStart(8, "0")}`);
+    const folder = cgroupFolder(tags);
     mkdirSync(folder, { recursive: true });
     // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
     for (const leftover of childrenOf(folder)) removeCgroup(leftover);
@@ -43,6 +43,11 @@ export async function chooseContainment(
     const fix = "delegate a cgroup to it, or use --containment=auto";
     throw new CannotStart(`--containment=cgroup cannot be had here: ${why}; ${fix}`, { cause });
   }
+}
+
+/** Where the cgroups of processes lie, those of earlier daemons too. Throws where no cgroup v2 is mounted. */
+export function cgroupFolder({ key }: Tags): string {
+  return join(ownCgroup(), `procsup-${key.toString(16).padStart(8, "0")}`);
 }
 
 /** The daemon's own cgroup below that of its unit. */

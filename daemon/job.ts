@@ -36,6 +36,16 @@ export async function isRestart(): Promise<boolean> {
   }
 }
 
+/**
+ * True when the daemon has died and the manager leaves it at that. `result` is what it made of the death,
+ * in ExecStopPost= only: after all but `success` it starts another (Restart=on-failure), unless it was
+ * told to stop. Throws when it cannot be asked. man 5 systemd.exec, $SERVICE_RESULT.
+ */
+export async function isOver(result: string | null): Promise<boolean> {
+  const job = await ownJob();
+  return job === null ? result === null || result === "success" : job === "stop";
+}
+
 /** How long a stop of our unit may take before the manager sends KILL; infinite where none is set. */
 export async function stopTimeoutMs(): Promise<number> {
   const unit = ownUnit();

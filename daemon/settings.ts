@@ -31,6 +31,8 @@ export type Settings = Readonly<{
   historyCount: number;
   historyAgeMs: number;
   historyBytes: number;
+  /** Do not serve: end what a daemon has left. */
+  sweep: boolean;
 }>;
 
 /** A setting that cannot be used; the message names it and the fix, and is all the user needs. */
@@ -43,6 +45,7 @@ export const usage = `Usage: procsupd [options]
   --containment KIND   auto, cgroup or group         (PROCSUP_CONTAINMENT)
   --log-level LEVEL    error, warning, info, debug   (PROCSUP_LOG_LEVEL)
   --config FILE        JSON with the same settings   (PROCSUP_CONFIG)
+  --sweep              end what a daemon that is gone has left, unless another is about to start
   --version, --help
 `;
 
@@ -56,6 +59,8 @@ export type Unit = Readonly<{
   watchdogMs: number | null;
   /** Open descriptors by name, sockets that we are to serve among them. man 3 sd_listen_fds. */
   fds: ReadonlyMap<string, readonly number[]>;
+  /** In ExecStopPost= only: how it found the daemon to have ended. man 5 systemd.exec. */
+  result: string | null;
 }>;
 
 /** Read once, for process `pid`: what was meant for its parent is not for it. */
@@ -67,6 +72,7 @@ export function readUnit(env: Environment, pid: number): Unit {
     notifySocket: /^[/@]./.test(notifySocket) ? notifySocket : null,
     watchdogMs: watchdogUs > 0 ? watchdogUs / 1000 : null,
     fds: env["LISTEN_PID"] === String(pid) ? passedFds(env) : new Map(),
+    result: env["SERVICE_RESULT"] ?? null,
   };
 }
 
@@ -106,7 +112,8 @@ export function readSettings(
   if (chosen.state === null) {
     throw new BadSetting("HOME is not set: say where to keep output with --state DIR");
   }
-  return Object.freeze(check(chosen, "settings") as Settings);
+  const checked = check(chosen, "settings") as Omit<Settings, "sweep">;
+  return Object.freeze({ ...checked, sweep: flags.sweep ?? false });
 }
 
 type File = v.InferOutput<typeof fileShape>;
@@ -135,6 +142,7 @@ function parseFlags(argv: readonly string[]) {
         containment: text,
         "log-level": text,
         config: text,
+        sweep: flag,
         version: flag,
         help: flag,
       },

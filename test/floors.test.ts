@@ -26,7 +26,7 @@ const floors: Record<string, string[][]> = {
     ["group", "table"],
     ["choose", "supervisor"],
     ["spawn", "strays", "stop"],
-    ["methods", "caller"],
+    ["methods", "caller", "sweep"],
     ["door"],
     ["main"],
   ],
