@@ -70,7 +70,9 @@ function moveToLeaf(): void {
 /** The folder of the v2 cgroup that is ours to make others in. man 7 cgroups. */
 function ownCgroup(): string {
   const folder = currentCgroup();
-  return [LEAF, CONTROL].includes(basename(folder)) ? dirname(folder) : folder;
+  if ([LEAF, CONTROL].includes(basename(folder))) return dirname(folder);
+  // The sweep of a socket, which has its cgroup beside that of its service.
+  return folder.replace(/\.socket$/, ".service");
 }
 
 function currentCgroup(): string {

@@ -38,12 +38,13 @@ export async function isRestart(): Promise<boolean> {
 
 /**
  * True when the daemon has died and the manager leaves it at that. `result` is what it made of the death,
- * in ExecStopPost= only: after all but `success` it starts another (Restart=on-failure), unless it was
- * told to stop. Throws when it cannot be asked. man 5 systemd.exec, $SERVICE_RESULT.
+ * in ExecStopPost= of a service only: after all but `success` it starts another (Restart=on-failure), unless
+ * it was told to stop. True in no unit. Throws when it cannot be asked. man 5 systemd.exec, $SERVICE_RESULT.
  */
 export async function isOver(result: string | null): Promise<boolean> {
+  if (ownUnit() === null) return true;
   const job = await ownJob();
-  return job === null ? result === null || result === "success" : job === "stop";
+  return job === null ? result === "success" : job === "stop";
 }
 
 /** How long a stop of our unit may take before the manager sends KILL; infinite where none is set. */
@@ -53,12 +54,12 @@ export async function stopTimeoutMs(): Promise<number> {
   return readTimespanMs(await systemctl(unit, "show", "--property=TimeoutStopUSec", "--value"));
 }
 
-/** The service whose cgroup we are in, however deep; null where that is none. man 7 cgroups. */
+/** The service or socket whose cgroup we are in, however deep; null where that is none. man 7 cgroups. */
 function ownUnit(): Unit | null {
   const text = readFileSync("/proc/self/cgroup", "utf8");
   const path = /^(?:0::|[0-9]+:name=systemd:)(\/.+)$/m.exec(text)?.[1] ?? "";
-  const name = path.split("/").findLast((part) => /\.(service|scope)$/.test(part));
-  if (name?.endsWith(".service") !== true) return null;
+  const name = path.split("/").findLast((part) => /\.(service|socket|scope)$/.test(part));
+  if (name === undefined || name.endsWith(".scope")) return null;
   return { name, scope: /\/user@[0-9]+\.service\/./.test(path) ? "--user" : "--system" };
 }
 

@@ -146,7 +146,7 @@ function fatal(log: Log, error: unknown): never {
 function refuseToStart(error: unknown): never {
   const planned = error instanceof BadSetting || error instanceof CannotStart;
   const unit = readUnit(process.env, process.pid);
-  connectManager(unit, () => "").tell(`STATUS=cannot start: ${oneLine(String(error))}`);
+  connectManager(unit, () => "").tell(`STATUS=cannot start: ${oneLine((error as Error).message)}`);
   process.stderr.write(`procsupd: ${planned ? error.message : (error as Error).stack}\n`);
   process.exit(planned ? 78 : 70); // EX_CONFIG and EX_SOFTWARE of sysexits.h
 }

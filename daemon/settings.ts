@@ -103,6 +103,24 @@ export function readSettings(
   const flags = parseFlags(argv);
   if (flags.help) return "help";
   if (flags.version) return "version";
+  return flags.sweep ? readForSweep(flags, env) : read(flags, env);
+}
+
+type Flags = ReturnType<typeof parseFlags>;
+
+/** What keeps a daemon from starting must not keep its processes from being ended: then just where. */
+function readForSweep(flags: Flags, env: Environment): Settings {
+  try {
+    return read(flags, env);
+  } catch (error) {
+    if (!(error instanceof BadSetting)) throw error;
+    const { sweep = false, socket, state } = flags;
+    const { PROCSUP_CONFIG: _, PROCSUP_CONTAINMENT: __, PROCSUP_LOG_LEVEL: ___, ...rest } = env;
+    return read({ sweep, ...(socket && { socket }), ...(state && { state }) }, rest);
+  }
+}
+
+function read(flags: Flags, env: Environment): Settings {
   const path = flags.config ?? env["PROCSUP_CONFIG"];
   const file = path === undefined ? {} : readFile(path);
   const chosen = choose(flags, env, file);
@@ -118,7 +136,7 @@ export function readSettings(
 
 type File = v.InferOutput<typeof fileShape>;
 
-function choose(flags: ReturnType<typeof parseFlags>, env: Environment, file: File) {
+function choose(flags: Flags, env: Environment, file: File) {
   return {
     socket: flags.socket ?? env["PROCSUP_SOCKET"] ?? file.socket ?? defaultSocket(env),
     state: flags.state ?? env["PROCSUP_STATE"] ?? file.state ?? defaultState(env),
