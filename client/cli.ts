@@ -138,7 +138,11 @@ command("start", "run a command; prints its pid")
   .option("--user <name>", "run as this user (root only)")
   .option("--stop-signal <signal>", "what terminate sends first (default: TERM)", readSignal)
   .option("--grace <duration>", "from there to KILL (default: 10s)", readDurationMs)
-  .option("--output <mode>", "split, merged or null", oneOf("split", "merged", "null"))
+  .option(
+    "--output <mode>",
+    "split, merged, null or journal",
+    oneOf("split", "merged", "null", "journal"),
+  )
   .option("--strays <what>", "end or keep, when the leader ends", oneOf("end", "keep"))
   .action(async (argv: string[], options: Common & Start) => {
     const work = async (client: Client) => {

@@ -12,6 +12,7 @@ import { identityOf, ownIdentity } from "./caller.js";
 import { chooseContainment } from "./choose.js";
 import { serve } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
+import { openRecords } from "./journald.js";
 import { CannotStart, claimState, listen, passedSocket } from "./listen.js";
 import { createLog, type Log, logStyle, oneLine } from "./log.js";
 import { createCalls } from "./methods.js";
@@ -36,7 +37,7 @@ const LAST_REPLIES_MS = 1_000;
 async function run(settings: Settings, unit: Unit): Promise<void> {
   setUpProcess();
   const { historyCount, historyAgeMs, historyBytes } = settings;
-  const log = createLog(settings.logLevel, logStyle(process.env));
+  const log = openLog(settings);
   process.on("exit", () => log.flush());
   process.on("uncaughtException", (error) => fatal(log, error));
   const tags = createTags(claimState(settings.state));
@@ -94,10 +95,15 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
 }
 
 async function runSweep(settings: Settings, unit: Unit): Promise<void> {
-  const log = createLog(settings.logLevel, logStyle(process.env));
+  const log = openLog(settings);
   const isClean = await sweep(settings, unit, log);
   log.flush();
   process.exit(isClean ? 0 : 1);
+}
+
+function openLog({ logLevel }: Settings): Log {
+  const style = logStyle(process.env);
+  return createLog(logLevel, style, style === "journal" ? openRecords() : null);
 }
 
 function setUpProcess(): void {

@@ -1,6 +1,7 @@
 // The system calls that Node lacks, through koffi: the only file that leaves JavaScript. Each wrapper
 // is typed, names its manual page and throws an Error with the kernel's errno as `code`.
 
+import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
 
@@ -147,11 +148,15 @@ export function peerCredentials(fd: number): { pid: number; uid: number; gid: nu
 // --- Unix sockets -----------------------------------------------------------------------------
 
 const AF_UNIX = 1;
+const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
+const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 
 const socketFn = libc.func("int socket(int domain, int type, int protocol)");
+const connectFn = libc.func("int connect(int fd, const uint8_t *address, uint32 length)");
+const shutdownFn = libc.func("int shutdown(int fd, int how)");
 const setsockoptFn = libc.func(
   "int setsockopt(int fd, int level, int name, const uint8_t *value, uint32 length)",
 );
@@ -180,15 +185,41 @@ function unixAddress(place: string): Buffer {
   return Buffer.concat([family, path]);
 }
 
-/** A datagram socket whose sends wait for a slow receiver at most `waitMs`. man 7 socket, SO_SNDTIMEO. */
+/** A datagram socket whose sends wait for a slow receiver at most `waitMs`; with 0 not at all. */
 export function datagramSocket(waitMs: number): number {
+  const kind = SOCK_DGRAM | SOCK_CLOEXEC | (waitMs === 0 ? SOCK_NONBLOCK : 0);
+  const fd = check(socketFn(AF_UNIX, kind, 0), "socket");
+  if (waitMs > 0) setSendTimeout(fd, waitMs);
+  return fd;
+}
+
+/**
+ * A stream connected to `place`, to be written to only. Throws ENOENT or ECONNREFUSED when nobody listens
+ * there, EAGAIN when it is not accepted within `waitMs`. man 2 connect.
+ */
+export function connectStream(place: string, waitMs: number): number {
+  const SHUT_RD = 0;
+  const fd = check(socketFn(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
+  try {
+    const address = unixAddress(place);
+    setSendTimeout(fd, waitMs);
+    check(connectFn(fd, address, address.length), "connect");
+    check(shutdownFn(fd, SHUT_RD), "shutdown");
+    setSendTimeout(fd, 0);
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+/** Of sends, and of connect; 0 is for ever. man 7 socket, SO_SNDTIMEO. */
+function setSendTimeout(fd: number, waitMs: number): void {
   const SO_SNDTIMEO = 21;
-  const fd = check(socketFn(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket");
   const timeval = Buffer.alloc(16);
   timeval.writeBigInt64LE(BigInt(Math.floor(waitMs / 1000)), 0);
   timeval.writeBigInt64LE(BigInt((waitMs % 1000) * 1000), 8);
   check(setsockoptFn(fd, SOL_SOCKET, SO_SNDTIMEO, timeval, timeval.length), "setsockopt");
-  return fd;
 }
 
 /**

@@ -5,11 +5,12 @@ import { closeSync, openSync, watch } from "node:fs";
 import { type FileHandle, mkdir, open, readdir, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
+import { openStream } from "./journald.js";
 
 /** A place for the output of many processes: `<folder>/<id>.stdout` and `.stderr`. */
 export type OutputFolder = { readonly path: string };
 
-export type OutputMode = "split" | "merged" | "null";
+export type OutputMode = "split" | "merged" | "null" | "journal";
 
 /** What a child gets as its stdout and stderr, null where none is kept; the caller closes them. */
 export type OutputFds = { stdout: number | null; stderr: number | null };
@@ -35,9 +36,21 @@ function file(folder: OutputFolder, id: string, stream: Stream): string {
   return join(folder.path, `${id}.${stream}`);
 }
 
-/** Create the files of one process. Throws with the errno of open(2); nothing is left behind then. */
-export function createOutput(folder: OutputFolder, id: string, mode: OutputMode): OutputFds {
+/**
+ * Create the files of one process, or with `journal` its stream into journald, in which it is called
+ * `title`. Throws with the errno of open(2) or connect(2); nothing is left behind then.
+ */
+export function createOutput(
+  folder: OutputFolder,
+  id: string,
+  mode: OutputMode,
+  title: string,
+): OutputFds {
   if (mode === "null") return { stdout: null, stderr: null };
+  if (mode === "journal") {
+    const stream = openStream(title);
+    return { stdout: stream, stderr: stream };
+  }
   // O_APPEND: every write lands at the end, whoever else holds the file. man 2 open.
   const stdout = openSync(file(folder, id, "stdout"), "ax", 0o600);
   if (mode === "merged") return { stdout, stderr: stdout };
@@ -58,12 +71,12 @@ export function closeOutput({ stdout, stderr }: OutputFds): void {
 export async function removeOutput(folder: OutputFolder, id: string): Promise<void> {
   for (const stream of ["stdout", "stderr"] as const) {
     await unlink(file(folder, id, stream)).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOENT") throw error; // `merged` and `null` have fewer files
+      if (error.code !== "ENOENT") throw error; // not every mode has both files
     });
   }
 }
 
-/** The file, or null when this process has none for that stream (`merged`, `null`, never ran). */
+/** The file, or null when this process has none for that stream (`merged`, `null`, `journal`, never ran). */
 async function openForReading(path: string): Promise<FileHandle | null> {
   try {
     return await open(path, "r");

@@ -2,6 +2,7 @@
 // sets off. Ending trees is the supervisor's.
 
 import { randomBytes } from "node:crypto";
+import { basename } from "node:path";
 import { type Checked, limits, type Process, Refusal } from "../client/wire.js";
 import type { Containment, Leader, Place } from "./containment.js";
 import { type Failure, type Launch, launch, noRoom } from "./launch.js";
@@ -93,9 +94,10 @@ function start(
 ): Started {
   let output: OutputFds;
   try {
-    output = createOutput(table.output, id, mode);
+    output = createOutput(table.output, id, mode, spec.name ?? basename(spec.command[0] ?? ""));
   } catch (error) {
-    return failure("output", error, "cannot create output files");
+    const what = mode === "journal" ? "cannot reach journald" : "cannot create output files";
+    return failure("output", error, what);
   }
   try {
     const { tags } = table;

@@ -20,9 +20,9 @@ const floors: Record<string, string[][]> = {
   ],
   daemon: [
     ["native", "state", "settings", "log", "history", "openrpc", "rpc", "slices", "job"],
-    ["procfs", "pidfd", "tag", "output", "listen", "systemd"],
-    ["containment", "gate", "usage", "feed", "reload"],
-    ["cgroup", "found", "ladder", "launch"],
+    ["procfs", "pidfd", "tag", "journald", "listen", "systemd"],
+    ["output", "containment", "gate", "usage", "reload"],
+    ["feed", "cgroup", "found", "ladder", "launch"],
     ["group", "table"],
     ["choose", "supervisor"],
     ["spawn", "strays", "stop"],
