@@ -61,7 +61,10 @@ export function install(programs: Programs, wish: Wish): Account {
   ];
   const notes = wish.user
     ? ["loginctl enable-linger keeps it running after you log out"]
-    : ["members of the group procsup may use it: usermod -aG procsup NAME"];
+    : [
+        "members of the group procsup may use it: usermod -aG procsup NAME",
+        "they name it by PROCSUP_SOCKET=/run/procsup.sock or --socket",
+      ];
   notes.push(`to undo: procsup uninstall${wish.user ? " --user" : ""}`);
   return carryOut(steps, notes, wish);
 }
