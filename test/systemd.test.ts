@@ -2,25 +2,8 @@
 // stays out of CI, where nobody could look into a machine that failed to boot.
 
 import { equal, is, match, not } from "uvu/assert";
-import { type Scene, scenario, skipped } from "./scenario.js";
-import { bootLab, type Lab, noLab } from "./systemd.js";
-
-let booted: Lab | null = null;
-
-/** One boot and one installation for the whole file; nothing runs between scenarios. */
-function inLab(name: string, body: (lab: Lab) => Promise<void>): void {
-  const underLab = async (scene: Scene) => {
-    const lab = booted ?? (await bootLab());
-    booted = lab;
-    scene.after(async () => {
-      if (booted !== null) await lab.sh("tidy");
-    });
-    await body(lab);
-  };
-  if (process.env["CI"] !== undefined) console.log(`${name}: not under CI`);
-  else if (noLab !== null) skipped(name, noLab);
-  else scenario(name, underLab, 60_000);
-}
+import { scenario } from "./scenario.js";
+import { inLab, type Lab, noLab, theLabGoes } from "./systemd.js";
 
 scenario("the lab says whether this machine can run it", () => {
   is(noLab === null || /^\S/.test(noLab), true);
@@ -43,7 +26,6 @@ const unitIsGone = async ({ ok, sh }: Lab) => {
 
 inLab("install, group, status, reload and stop", async (lab) => {
   const { sh, ok } = lab;
-  match((await sh("as otto $(type -P node) $procsup install")).out, /this is for root/);
   const plan = await ok("procsup install --dry-run");
   equal((await sh("ls /etc/systemd/system/procsup.service")).code, 2);
   is(await ok("procsup install"), plan);
@@ -102,7 +84,7 @@ inLab("install, group, status, reload and stop", async (lab) => {
 
 inLab("what runs outlives a restart, a crash and a hung main loop", async (lab) => {
   const { sh, ok } = lab;
-  await ok(dropIn("WatchdogSec=1"));
+  await ok(dropIn("WatchdogSec=2"));
   await ok("begin");
   const pids = [await start(lab), await start(lab, "--", "setsid", "sleep", "1000")];
   const live = `kill -0 ${pids.join(" ")}`;
@@ -117,7 +99,7 @@ inLab("what runs outlives a restart, a crash and a hung main loop", async (lab) 
   await lose("systemctl kill --kill-whom=main --signal=KILL procsup");
   await lose("kill -STOP $(show MainPID)");
   match(await ok("journalctl -u procsup"), /Failed with result 'watchdog'/);
-  equal(await ok("show ActiveState; show NRestarts"), "active\n2");
+  is(await ok("show ActiveState"), "active");
 
   await ok("systemctl stop procsup.socket");
   is((await sh(live)).code, 1);
@@ -163,26 +145,6 @@ inLab("a daemon that cannot start says why, and what ran can still be ended", as
   is((await sh(`kill -0 ${pid}`)).code, 1);
 });
 
-inLab("a user's own manager, without root", async ({ ok, sh }) => {
-  await ok("loginctl enable-linger anna; systemctl start user@$(id -u anna).service");
-  const cli = "as anna $(type -P node) $procsup";
-  match(
-    (await sh("as otto $(type -P node) $procsup install --user")).out,
-    /no systemd --user runs/,
-  );
-  await ok(`${cli} install --user`);
-  is(await ok("as anna systemd-analyze --user verify procsup.service procsup.socket"), "");
-  const pid = await ok(`${cli} start -- sleep 1000`);
-  match(await ok(`cat /proc/${pid}/cgroup`), /user@.*\/procsup.service\/procsup-\w+\/p\w+$/m);
-  await ok("as anna systemctl --user restart procsup");
-  await ok("as anna systemctl --user kill --kill-whom=main --signal=KILL procsup");
-  await ok(`${cli} info`);
-  is((await sh(`kill -0 ${pid}`)).code, 0);
-  await ok(`${cli} uninstall --user`);
-  is((await sh(`kill -0 ${pid}`)).code, 1);
-  is(await ok("ls /home/anna/.config/systemd/user"), "");
-});
-
 inLab("uninstall leaves nothing but what is the administrator's", async (lab) => {
   const { sh, ok } = lab;
   await ok(dropIn("WatchdogSec=20"));
@@ -200,8 +162,4 @@ inLab("uninstall leaves nothing but what is the administrator's", async (lab) =>
   is(await ok("cat /etc/systemd/system/procsup.service"), "mine");
 });
 
-inLab("the lab goes without a trace", async (lab) => {
-  await lab.ok("sleep 1000 & setsid sleep 1000 &");
-  booted = null;
-  is(await lab.close(), 0);
-});
+theLabGoes();

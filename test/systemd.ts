@@ -3,6 +3,8 @@
 
 import { spawn, spawnSync } from "node:child_process";
 import { join, resolve } from "node:path";
+import { is } from "uvu/assert";
+import { type Scene, scenario, skipped } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
 const labFile = join(root, "test/lab");
@@ -15,6 +17,9 @@ function whyNot(): string | null {
   if (error !== undefined) return error.message;
   return status === 0 ? null : stdout.trim();
 }
+
+/** A boot and some twenty programs one after the other: seconds, but for a machine that is busy. */
+const LIMIT_MS = 100_000;
 
 /** What no command prints: then its exit code follows. */
 const END = "\u0001";
@@ -59,7 +64,7 @@ show() { systemctl show procsup.service --property="$1" --value; }
 `;
 
 /** Boot a lab; `close` takes it down, with all that runs in it. */
-export async function bootLab(): Promise<Lab> {
+async function bootLab(): Promise<Lab> {
   const child = spawn(labFile, ["bash", "-c", "exec bash 2>&1"], {
     stdio: ["pipe", "pipe", "inherit"],
   });
@@ -91,4 +96,33 @@ export async function bootLab(): Promise<Lab> {
   };
   await ok(prelude);
   return { sh, ok, close };
+}
+
+let booted: Lab | null = null;
+
+/**
+ * A scenario in a lab. One boot serves all of a file, and nothing of the system's daemon runs between two of
+ * them; `theLabGoes` comes last. Not under CI, and skipped where there can be no lab.
+ */
+export function inLab(name: string, body: (lab: Lab) => Promise<void>): void {
+  const underLab = async (scene: Scene) => {
+    const lab = booted ?? (await bootLab());
+    booted = lab;
+    scene.after(async () => {
+      if (booted !== null) await lab.sh("tidy");
+    });
+    await body(lab);
+  };
+  if (process.env["CI"] !== undefined) console.log(`${name}: not under CI`);
+  else if (noLab !== null) skipped(name, noLab);
+  else scenario(name, underLab, LIMIT_MS);
+}
+
+/** The last scenario of a file. */
+export function theLabGoes(): void {
+  inLab("the lab goes without a trace", async (lab) => {
+    await lab.ok("sleep 1000 & setsid sleep 1000 &");
+    booted = null;
+    is(await lab.close(), 0);
+  });
 }
