@@ -26,6 +26,11 @@ const unitIsGone = async ({ ok, sh }: Lab) => {
 
 inLab("install, group, status, reload and stop", async (lab) => {
   const { sh, ok } = lab;
+  await ok(
+    "cd /home/anna; cp -r --parents /opt/procsup/{systemd,dist/procsup{,d}.cjs} .; chown -R anna .",
+  );
+  const unsafe = await sh("node /home/anna/opt/procsup/dist/procsup.cjs install");
+  match(unsafe.out, /others than root can change \/home\/anna\/opt\/procsup\/dist\/procsupd.cjs/);
   const plan = await ok("procsup install --dry-run");
   equal((await sh("ls /etc/systemd/system/procsup.service")).code, 2);
   is(await ok("procsup install"), plan);
