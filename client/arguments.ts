@@ -26,7 +26,7 @@ export type Start = {
   user?: string;
   stopSignal?: Signal;
   grace?: number;
-  output?: "split" | "merged" | "null";
+  output?: "split" | "merged" | "null" | "journal";
   strays?: "end" | "keep";
 };
 

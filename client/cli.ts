@@ -2,7 +2,9 @@
 // procsup, the command: arguments -> calls -> text or JSON -> exit code. Data goes to stdout, chatter
 // and errors to stderr; with --json stdout holds one JSON document and nothing else, errors included.
 
+import { realpathSync } from "node:fs";
 import { constants } from "node:os";
+import { resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import {
   isIdPrefix,
@@ -16,8 +18,10 @@ import {
   type Start,
 } from "./arguments.js";
 import { type Client, connect, listAll, type Process } from "./client.js";
+import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import {
+  accountText,
   codeOf,
   codeOfProcess,
   errorJson,
@@ -41,25 +45,34 @@ type Common = { json?: boolean; socket?: string };
 /** What a command has to say, and the exit code it ends with. */
 type Outcome = { json: unknown; text: string; code: number };
 
-/** Connect, do one thing, say it, leave with its code. */
-async function run(
+/** Do one thing, say it, leave with its code. */
+async function say(
   options: Common,
-  work: (client: Client) => Promise<Outcome>,
+  work: () => Promise<Outcome>,
   failureCode: (error: unknown) => number = codeOf,
 ): Promise<void> {
-  let client: Client | null = null;
   try {
-    client = await connect(options.socket === undefined ? {} : { socket: options.socket });
-    const { json, text, code } = await work(client);
+    const { json, text, code } = await work();
     process.stdout.write(options.json ? jsonText(json) : text);
     process.exitCode = code;
   } catch (error) {
     if (options.json) process.stdout.write(jsonText(errorJson(error)));
     else process.stderr.write(errorText(error));
     process.exitCode = failureCode(error);
-  } finally {
-    client?.close();
   }
+}
+
+/** As `say`, for what needs the daemon. */
+function run(
+  options: Common,
+  work: (client: Client) => Promise<Outcome>,
+  failureCode: (error: unknown) => number = codeOf,
+): Promise<void> {
+  const connected = async () => {
+    const client = await connect(options.socket === undefined ? {} : { socket: options.socket });
+    return work(client).finally(() => client.close());
+  };
+  return say(options, connected, failureCode);
 }
 
 /** One call for each target, at once; what each has to say, in order; the first failure's code. */
@@ -125,7 +138,11 @@ command("start", "run a command; prints its pid")
   .option("--user <name>", "run as this user (root only)")
   .option("--stop-signal <signal>", "what terminate sends first (default: TERM)", readSignal)
   .option("--grace <duration>", "from there to KILL (default: 10s)", readDurationMs)
-  .option("--output <mode>", "split, merged or null", oneOf("split", "merged", "null"))
+  .option(
+    "--output <mode>",
+    "split, merged, null or journal",
+    oneOf("split", "merged", "null", "journal"),
+  )
   .option("--strays <what>", "end or keep, when the leader ends", oneOf("end", "keep"))
   .action(async (argv: string[], options: Common & Start) => {
     const work = async (client: Client) => {
@@ -279,6 +296,28 @@ for (const verb of ["pause", "resume"] as const) {
       const act = (client: Client, target: string) => client[verb](readTarget(target));
       const show = (all: Process[]) => all.map(({ pid }) => `${verb}d: PID ${pid}\n`).join("");
       return forEach(targets, options, act, show);
+    });
+}
+
+// --- systemd --------------------------------------------------------------------------------
+
+/** The package that this program belongs to. */
+const folder = resolve(realpathSync(process.argv[1] ?? ""), "../..");
+
+for (const verb of ["install", "uninstall"] as const) {
+  const meaning = {
+    install: "put systemd units in place for this package, enable and start them",
+    uninstall: "stop and remove them",
+  };
+  command(verb, meaning[verb])
+    .option("--user", "for `systemctl --user`, without root")
+    .option("--dry-run", "say what would be done, and do nothing")
+    .action((options: Common & Wish) => {
+      const programs = { node: process.execPath, folder };
+      return say(options, async () => {
+        const account = verb === "install" ? install(programs, options) : uninstall(options);
+        return { json: account, text: accountText(account), code: 0 };
+      });
     });
 }
 

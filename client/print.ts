@@ -172,6 +172,11 @@ export function signaledText(
   return lines.join("");
 }
 
+/** One step a line, as they would be typed; then what to know. */
+export function accountText({ steps, notes }: { steps: string[]; notes: string[] }): string {
+  return [...steps.map((step) => `  ${step}\n`), ...notes.map((note) => `${note}\n`)].join("");
+}
+
 function count(members: number): string {
   return members === 1 ? "1 member" : `${members} members`;
 }

@@ -80,7 +80,13 @@ export const methods = {
       user: v.optional(v.pipe(text, v.description("run as this user; root callers only"))),
       stopSignal: v.optional(signal, "SIGTERM"),
       graceMs: v.optional(durationMs, 10_000),
-      output: v.optional(v.picklist(["split", "merged", "null"]), "split"),
+      output: v.optional(
+        v.pipe(
+          v.picklist(["split", "merged", "null", "journal"]),
+          v.description("split, merged: files for `logs`; journal: to journald, under its name"),
+        ),
+        "split",
+      ),
       strays: v.optional(
         v.pipe(
           v.picklist(["end", "keep"]),

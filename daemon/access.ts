@@ -26,8 +26,14 @@ export type Policy = {
   readonly users: Readonly<Record<string, Partial<Share>>>;
 };
 
+/** Whose processes one sees and controls. */
+export type Sight = { readonly uid: number; readonly isAdmin: boolean };
+
+/** Everybody's: for the daemon's own doings. */
+export const seesAll: Sight = { uid: 0, isAdmin: true };
+
 /** Whoever asks for something: what they may see, and how much they may take. */
-export type Viewer = { readonly uid: number; readonly isAdmin: boolean; readonly share: Share };
+export type Viewer = Sight & { readonly share: Share };
 
 const everything: Share = { barred: false, processes: null, spawnsPerMinute: null };
 
@@ -56,7 +62,7 @@ function denied(message: string): Refusal {
 }
 
 /** Whether a process of `ownerUid` is theirs to see and to control. */
-export function controls(viewer: Viewer, ownerUid: number): boolean {
+export function controls(viewer: Sight, ownerUid: number): boolean {
   return viewer.isAdmin || viewer.uid === ownerUid;
 }
 

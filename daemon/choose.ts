@@ -1,14 +1,14 @@
 // Which containment is in force: found out once, at start, by really holding and killing a process.
 
-import { mkdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { cgroups, hasEvent, untilEvent } from "./cgroup.js";
 import type { Containing } from "./containment.js";
 import { groups } from "./group.js";
 import { launch } from "./launch.js";
 import { CannotStart } from "./listen.js";
 import { readList } from "./procfs.js";
-import type { Settings } from "./settings.js";
+import type { Settings, Unit } from "./settings.js";
 import type { Tags } from "./tag.js";
 
 /** `why`: what spoke against cgroups, null where they are in force. */
@@ -26,11 +26,13 @@ const PROBE = `probe-${process.pid}`;
 export async function chooseContainment(
   { containment: wanted, socket }: Settings,
   tags: Tags,
+  { notifySocket }: Unit,
 ): Promise<Choice> {
   const containing = groups(tags, socket);
   if (wanted === "group") return { containing, why: "--containment=group" };
   try {
-    const folder = join(ownCgroup(), `procsup-${tags.key.toString(16).padStart(8, "0")}`);
+    if (notifySocket !== null) moveToLeaf();
+    const folder = cgroupFolder(tags);
     mkdirSync(folder, { recursive: true });
     await probe(folder);
     return { containing: cgroups(folder), why: null };
@@ -42,8 +44,37 @@ export async function chooseContainment(
   }
 }
 
-/** The folder of the v2 cgroup that we live in; only below it may we make others. man 7 cgroups. */
+/** Where the cgroups of processes lie, those of earlier daemons too. Throws where no cgroup v2 is mounted. */
+export function cgroupFolder({ key }: Tags): string {
+  return join(ownCgroup(), `procsup-${key.toString(16).padStart(8, "0")}`);
+}
+
+/** The daemon's own cgroup below that of its unit. */
+const LEAF = "daemon";
+/** Where systemd runs what is to be run beside the daemon, like ExecStopPost=. */
+const CONTROL = ".control";
+
+/**
+ * Move from the cgroup of a delegated unit into one of our own below it: cgroups with controllers hold
+ * processes or other cgroups, never both. A daemon that is started again does the same, and finds what
+ * it had made before beside it. Throws where nothing was delegated.
+ * Documentation/admin-guide/cgroup-v2.rst, No Internal Process Constraint.
+ */
+function moveToLeaf(): void {
+  const leaf = join(ownCgroup(), LEAF);
+  mkdirSync(leaf, { recursive: true });
+  writeFileSync(join(leaf, "cgroup.procs"), "0");
+}
+
+/** The folder of the v2 cgroup that is ours to make others in. man 7 cgroups. */
 function ownCgroup(): string {
+  const folder = currentCgroup();
+  if ([LEAF, CONTROL].includes(basename(folder))) return dirname(folder);
+  // The sweep of a socket, which has its cgroup beside that of its service.
+  return folder.replace(/\.socket$/, ".service");
+}
+
+function currentCgroup(): string {
   const lines = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
   // man 5 proc_pid_mountinfo: fields 4 and 5 are the mount's root and its place.
   const mount = lines.find((line) => line.includes(" - cgroup2 "))?.split(" ");

@@ -6,7 +6,7 @@ export type HistoryBounds = { historyCount: number; historyAgeMs: number; histor
 type Record = { endedMs: number; bytes: number };
 
 export type History = {
-  readonly bounds: HistoryBounds;
+  bounds: HistoryBounds;
   readonly forget: (id: string) => void;
   /** In the order of their ends. */
   readonly records: Map<string, Record>;
@@ -29,6 +29,14 @@ export function remember(
 ): void {
   history.records.set(id, { endedMs: performance.now() - agoMs, bytes });
   history.bytes += bytes;
+  prune(history);
+}
+
+/** Change how much is remembered; what is too much now is forgotten at once. */
+export function setBounds(history: History, bounds: HistoryBounds): void {
+  history.bounds = bounds;
+  clearTimeout(history.timer ?? undefined);
+  history.timer = null;
   prune(history);
 }
 

@@ -16,7 +16,7 @@ import {
 import net from "node:net";
 import { join } from "node:path";
 import { limits } from "../client/wire.js";
-import { tryLock } from "./native.js";
+import { boundTo, tryLock } from "./native.js";
 
 /** Something about this machine keeps the daemon from starting; the message names it and the fix. */
 export class CannotStart extends Error {}
@@ -76,10 +76,19 @@ function claim(path: string, taken: string): void {
 
 /**
  * Listen on `path`, for this user only. A live socket is left alone (CannotStart), a stale one is
- * replaced; the lock beside it keeps two daemons from judging the same one stale. The function
- * returned removes the socket if it is still ours.
+ * replaced; the lock beside it keeps two daemons from judging the same one stale. With a `passed` socket
+ * that one is served, and `path` is not touched. The function returned removes the socket if it is
+ * still ours.
  */
-export async function listen(server: net.Server, path: string): Promise<() => void> {
+export async function listen(
+  server: net.Server,
+  path: string,
+  passed: Passed | null,
+): Promise<() => void> {
+  if (passed !== null) {
+    await listenPassed(server, passed);
+    return () => undefined;
+  }
   try {
     claim(`${path}.lock`, `another procsupd listens on ${path}`);
     if (existing(path) !== null) await checkStale(path);
@@ -97,6 +106,35 @@ export async function listen(server: net.Server, path: string): Promise<() => vo
     const now = existing(path);
     if (now !== null && now.ino === own?.ino && now.dev === own.dev) unlinkSync(path);
   };
+}
+
+/** A socket that the service manager listens on for us, and where it is bound. */
+type Passed = { fd: number; path: string };
+
+/** The one that was passed, null for none. Throws CannotStart for several. */
+export function passedSocket(fds: readonly number[]): Passed | null {
+  const [fd] = fds;
+  if (fd === undefined) return null;
+  if (fds.length === 1) return { fd, path: boundTo(fd) };
+  throw new CannotStart(
+    `systemd passes ${fds.length} sockets: leave one ListenStream= in the unit`,
+  );
+}
+
+/**
+ * Serve a socket that was passed. It stays the manager's: whoever connects while no daemon lives waits in
+ * its queue, so it is neither replaced nor removed, and its owner and mode are as they are.
+ */
+function listenPassed(server: net.Server, { fd, path }: Passed): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const refuse = ({ message }: Error) =>
+      reject(new CannotStart(`cannot serve ${path}, as passed by systemd: ${message}`));
+    server.once("error", refuse);
+    server.listen({ fd, backlog: limits.connections }, () => {
+      server.off("error", refuse);
+      resolve();
+    });
+  });
 }
 
 function existing(path: string) {

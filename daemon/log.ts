@@ -14,6 +14,8 @@ export type Log = {
   warning(message: string, fields?: Fields): void;
   info(message: string, fields?: Fields): void;
   debug(message: string, fields?: Fields): void;
+  /** What is less urgent is left out from now on. */
+  setLevel(level: string): void;
   /** Write out what a slow reader has left waiting, for at most half a second; then give up. */
   flush(): void;
 };
@@ -28,12 +30,16 @@ export function logStyle(env: Readonly<Record<string, string | undefined>>): Log
   return isatty(1) ? "terminal" : "json";
 }
 
+/** Sends one record to journald, encoded; bytes taken, or `full`. */
+type SendRecord = Write;
+
 /**
- * Records up to `info` priority go to stdout, warnings and errors to stderr. They are made into text
+ * In the style `journal` records go out by `send`, with fields to look for, unless that is null. Else
+ * records up to `info` priority go to stdout, warnings and errors to stderr. They are made into text
  * a millisecond later, or by `flush`: whoever waits for an answer is answered first.
  */
-export function createLog(level: string, style: LogStyle): Log {
-  const transport = new StreamTransport();
+export function createLog(level: string, style: LogStyle, send: SendRecord | null = null): Log {
+  const transport = new StreamTransport(style === "journal" ? send : null);
   const { combine, json, printf } = winston.format;
   const time = (info: Info) => new Date(String(info["timestamp"])).toTimeString().slice(0, 8);
   const formats = {
@@ -65,6 +71,9 @@ export function createLog(level: string, style: LogStyle): Log {
     warning: take("warning"),
     info: take("info"),
     debug: take("debug"),
+    setLevel: (name) => {
+      logger.level = name;
+    },
     flush: () => {
       write();
       transport.flush();
@@ -88,7 +97,7 @@ function plain(value: unknown): string {
 }
 
 /** Control characters, C1 and the Unicode line ends included, as escapes. */
-function oneLine(text: string): string {
+export function oneLine(text: string): string {
   return text.replace(
     /[\p{Cc}\u2028\u2029]/gu,
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
@@ -96,6 +105,11 @@ function oneLine(text: string): string {
 }
 
 const FORMATTED = Symbol.for("message");
+
+type Formatted = Info & { [FORMATTED]?: string };
+
+/** With four bytes each it still fits into a datagram. man 7 socket, SO_SNDBUF. */
+const RECORD_CHARS = 32 * 1024;
 const QUEUE_BYTES = 1024 * 1024;
 const SOON_MS = 1;
 const RETRY_MS = 20;
@@ -108,34 +122,75 @@ const FLUSH_MS = 500;
  * transports lose queued lines at exit (research/packages.md, 4).
  */
 class StreamTransport extends Transport {
-  private readonly out = createSink(1);
-  private readonly err = createSink(2);
+  private readonly out = streamSink(1);
+  private readonly err = streamSink(2);
+  private readonly journal: Sink | null;
 
-  override log(info: { level: string; [FORMATTED]?: string }, done: () => void): void {
-    const urgent = (winston.config.syslog.levels[info.level] ?? 6) <= 4;
-    put(urgent ? this.err : this.out, `${info[FORMATTED] ?? ""}\n`);
+  constructor(send: SendRecord | null) {
+    super();
+    this.journal = send === null ? null : createSink(send, lossRecord);
+  }
+
+  override log(info: Formatted, done: () => void): void {
+    const urgent = priorityOf(info) <= 4;
+    if (this.journal !== null) put(this.journal, recordOf(info));
+    else put(urgent ? this.err : this.out, `${info[FORMATTED] ?? ""}\n`);
     done();
   }
 
   flush(): void {
     const untilMs = performance.now() + FLUSH_MS;
     const cell = new Int32Array(new SharedArrayBuffer(4));
-    for (const sink of [this.out, this.err]) {
+    for (const sink of [this.out, this.err, this.journal ?? this.err]) {
       while (!drain(sink) && performance.now() < untilMs) Atomics.wait(cell, 0, 0, 5);
     }
   }
 }
 
+function priorityOf({ level }: { level: string }): number {
+  return winston.config.syslog.levels[level] ?? 6;
+}
+
+/** With what belongs to a process under its id, name and pid, so that they can be asked for. */
+function recordOf(info: Formatted): string {
+  const { id, name, pid } = info;
+  const message = (info[FORMATTED] ?? "").replace(/^<[0-7]>/, "").slice(0, RECORD_CHARS);
+  const ids = id === undefined ? {} : { PROCSUP_ID: id, PROCSUP_NAME: name, PROCSUP_PID: pid };
+  return encode({ MESSAGE: message, PRIORITY: priorityOf(info), ...ids });
+}
+
+function lossRecord(message: string): string {
+  return encode({ MESSAGE: message, PRIORITY: winston.config.syslog.levels["warning"] });
+}
+
+/** As journald wants it: a field a line, which holds since no value has a line end here. */
+function encode(fields: Readonly<Record<string, unknown>>): string {
+  return Object.entries({ ...fields, SYSLOG_IDENTIFIER: "procsupd" })
+    .filter(([, value]) => value !== undefined && value !== null)
+    .map(([key, value]) => `${key}=${oneLine(String(value))}\n`)
+    .join("");
+}
+
+type Write = (bytes: Buffer) => number | "full";
+
 type Sink = {
-  fd: number;
+  readonly write: Write;
+  /** A line of its own, about lines that were lost. */
+  readonly loss: (message: string) => string;
   queue: Buffer[];
   queuedBytes: number;
   dropped: number;
   waiting: boolean;
 };
 
-function createSink(fd: number): Sink {
-  return { fd: nonBlocking(fd), queue: [], queuedBytes: 0, dropped: 0, waiting: false };
+function createSink(write: Write, loss: Sink["loss"]): Sink {
+  return { write, loss, queue: [], queuedBytes: 0, dropped: 0, waiting: false };
+}
+
+function streamSink(shared: number): Sink {
+  const fd = nonBlocking(shared);
+  const loss = (message: string) => `${JSON.stringify({ level: "warning", message })}\n`;
+  return createSink((bytes) => tryWrite(fd, bytes), loss);
 }
 
 /** A descriptor of our own for a pipe or terminal; O_NONBLOCK on `fd` itself would hit its sharers. */
@@ -181,13 +236,11 @@ function drain(sink: Sink): boolean {
     const [first] = sink.queue;
     if (first === undefined) {
       if (sink.dropped === 0) return true;
-      sink.queue.push(
-        Buffer.from(`{"level":"warning","message":"${sink.dropped} lines dropped"}\n`),
-      );
+      sink.queue.push(Buffer.from(sink.loss(`${sink.dropped} lines dropped`)));
       sink.dropped = 0;
       continue;
     }
-    const written = tryWrite(sink.fd, first);
+    const written = sink.write(first);
     if (written === "full") return false;
     sink.queuedBytes = Math.max(0, sink.queuedBytes - written);
     if (written === first.length) sink.queue.shift();

@@ -3,48 +3,53 @@
 
 import { randomBytes } from "node:crypto";
 import net from "node:net";
-import { join } from "node:path";
 import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
 import { Refusal } from "../client/wire.js";
 import { type Guest, serve } from "./accept.js";
 import type { Policy } from "./access.js";
-import { adoptAll } from "./adopt.js";
 import { behalfOf, peerOf } from "./caller.js";
-import { chooseContainment } from "./choose.js";
 import { createLineDoor } from "./door.js";
 import { createFeed, type Feed, publish } from "./feed.js";
 import { createHttpDoor } from "./http.js";
-import { openJournal, type Read, readJournal, tidyUp } from "./journal.js";
-import { CannotStart, claimState, listen, reclaimState } from "./listen.js";
-import { createLog, type Log, logStyle } from "./log.js";
+import { openRecords } from "./journald.js";
+import { CannotStart, listen, passedSocket } from "./listen.js";
+import { createLog, type Log, logStyle, oneLine } from "./log.js";
 import { type Caller, createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
-import { makeFolder, openOutputFolder, sweepOutput } from "./output.js";
 import { reachesGroups } from "./pidfd.js";
+import { openTable } from "./recover.js";
+import { reload } from "./reload.js";
 import { createAnswer } from "./rpc.js";
-import { BadSetting, readSettings, type Settings, usage } from "./settings.js";
+import { BadSetting, readSettings, readUnit, type Settings, type Unit, usage } from "./settings.js";
 import { isFinal } from "./state.js";
-import { endAll } from "./supervisor.js";
-import { createTable, currentLines, describe, type Entry, type Table } from "./table.js";
-import { createTags } from "./tag.js";
+import { depart } from "./stop.js";
+import { endAll, summary } from "./supervisor.js";
+import { sweep } from "./sweep.js";
+import { connectManager, feedWatchdog } from "./systemd.js";
+import { describe, type Entry } from "./table.js";
 import { createSampler } from "./usage.js";
 import { findGroup } from "./users.js";
 
 /** How long a client may take to read its last replies when the daemon goes. */
 const LAST_REPLIES_MS = 1_000;
 
-async function run(settings: Settings): Promise<void> {
-  process.umask(0o022);
-  // V8 reads it at each growth: young objects stay in their first megabytes, 30 MB less under load.
-  setFlagsFromString("--semi-space-growth-factor=1");
-  keepDescriptorsFromChildren();
-  const log = createLog(settings.logLevel, logStyle(process.env));
+async function run(settings: Settings, unit: Unit): Promise<void> {
+  setUpProcess();
+  const log = openLog(settings);
   process.on("exit", () => log.flush());
   process.on("uncaughtException", (error) => fatal(log, error));
+  const passed = passedSocket(unit.fds.get("procsup.socket") ?? []);
+  const socket = passed?.path ?? settings.socket;
   const feed = createFeed();
-  const { table, why } = await openTable(settings, log, feed);
+  const manager = connectManager(unit, () => summary(table));
+  const publishEntry = (entry: Entry) => {
+    tell(feed, entry);
+    manager.statusChanged();
+  };
+  const parts = { settings, unit, log, socket, publish: publishEntry };
+  const { table, why } = await openTable(parts);
   const features = { groupSignal: reachesGroups, tags: table.tags.inForce, cgroup: why ?? true };
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
@@ -56,22 +61,27 @@ async function run(settings: Settings): Promise<void> {
     http: createHttpDoor(answer, () => table.closing),
   };
   const closeConnections = serve(server, doors, (guest) => welcome(guest, policy));
-  const removeSocket = await listen(server, settings.socket);
+  const removeSocket = await listen(server, settings.socket, passed);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
-    const survivors = await endAll(table, { force: false });
-    removeSocket();
+    const departure = await depart({ table, manager, unit });
+    if (departure.how === "ended") removeSocket();
     server.close();
     await closeConnections(LAST_REPLIES_MS);
+    if (departure.how === "left") process.exit(0);
     await table.containing.close();
-    log.info("stopped", { survivors: survivors.length });
-    process.exit(survivors.length === 0 ? 0 : 1);
+    process.exit(departure.survivors === 0 ? 0 : 1);
   };
   onStopSignal(log, stop, () => endAll(table, { force: true }));
+  let inForce = settings;
+  onReloadSignal(() => {
+    inForce = reload({ log, manager, history: table.history }, inForce, readOwnSettings);
+  });
 
-  const { socket, state } = settings;
-  const { kind: containment } = table.containing;
-  log.info("ready", { version, pid: process.pid, socket, state, containment, why });
+  const where = { socket, state: settings.state, containment: table.containing.kind, why };
+  log.info("ready", { version, pid: process.pid, ...where });
+  manager.tell("READY=1", `STATUS=${summary(table)}`);
+  feedWatchdog(unit, manager);
 }
 
 function welcome(socket: net.Socket, policy: Policy): Guest<Caller> {
@@ -89,43 +99,23 @@ function adminGidOf({ adminGroup }: Settings): number | null {
   return gid;
 }
 
-/** The table as an earlier daemon has left it, and why cgroups are not in force. */
-async function openTable(
-  settings: Settings,
-  log: Log,
-  feed: Feed,
-): Promise<{ table: Table; why: string | null }> {
-  const { state, socket, historyCount, historyAgeMs, historyBytes } = settings;
-  const key = claimState(state);
-  const tags = createTags(key);
-  const { containing, why } = await chooseContainment(settings, tags);
-  const folder = join(state, "output");
-  const output = await openOutputFolder(folder, { capBytes: settings.outputBytes, log });
-  const path = join(state, "journal");
-  const read = readJournal(path);
-  const reclaim = () => {
-    reclaimState(state, key);
-    makeFolder(folder);
-  };
-  const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
-  const publishEntry = (entry: Entry) => tell(feed, entry);
-  const parts = { log, journal, output, containing, tags, socket, publish: publishEntry };
-  const table = createTable(parts, { historyCount, historyAgeMs, historyBytes });
-  await recover(table, read);
-  tidyUp(journal);
-  return { table, why };
+async function runSweep(settings: Settings, unit: Unit): Promise<void> {
+  const log = openLog(settings);
+  const isClean = await sweep(settings, unit, log);
+  log.flush();
+  process.exit(isClean ? 0 : 1);
 }
 
-/** Take up what an earlier daemon has left, and put away what belongs to nobody any more. */
-async function recover(table: Table, { recorded, bad }: Read): Promise<void> {
-  for (const { lineNumber, reason } of bad) {
-    table.log.warning("a line of the journal is left out", { lineNumber, reason });
-  }
-  const found = await adoptAll(table, recorded.values());
-  if (recorded.size > 0) table.log.info("recovered", found);
-  const isKnown = (id: string) => table.entries.has(id);
-  table.containing.sweep(isKnown);
-  await sweepOutput(table.output, isKnown);
+function openLog({ logLevel }: Settings): Log {
+  const style = logStyle(process.env);
+  return createLog(logLevel, style, style === "journal" ? openRecords() : null);
+}
+
+function setUpProcess(): void {
+  process.umask(0o022);
+  // V8 reads it at each growth: young objects stay in their first megabytes, 30 MB less under load.
+  setFlagsFromString("--semi-space-growth-factor=1");
+  keepDescriptorsFromChildren();
 }
 
 function tell(feed: Feed, entry: Entry): void {
@@ -140,7 +130,7 @@ function logUnforeseen(log: Log, error: unknown): string {
   return reference;
 }
 
-/** The first TERM or INT stops gracefully, a further one forces; HUP only from a closed terminal. */
+/** The first TERM or INT stops gracefully, a further one forces; so does HUP from a closed terminal. */
 function onStopSignal(log: Log, stop: () => Promise<void>, force: () => Promise<unknown>): void {
   let stopping = false;
   const onSignal = (signal: NodeJS.Signals) => {
@@ -151,10 +141,12 @@ function onStopSignal(log: Log, stop: () => Promise<void>, force: () => Promise<
   };
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
-  process.on("SIGHUP", (signal) => {
-    if (isatty(0)) onSignal(signal);
-    else log.info("nothing to reload", { signal });
-  });
+  if (isatty(0)) process.on("SIGHUP", onSignal);
+}
+
+/** A daemon on a terminal hears of its end by HUP; every other one is asked to reload. */
+function onReloadSignal(again: () => void): void {
+  if (!isatty(0)) process.on("SIGHUP", again);
 }
 
 function fatal(log: Log, error: unknown): never {
@@ -164,16 +156,25 @@ function fatal(log: Log, error: unknown): never {
 
 function refuseToStart(error: unknown): never {
   const planned = error instanceof BadSetting || error instanceof CannotStart;
+  const unit = readUnit(process.env, process.pid);
+  connectManager(unit, () => "").tell(`STATUS=cannot start: ${oneLine((error as Error).message)}`);
   process.stderr.write(`procsupd: ${planned ? error.message : (error as Error).stack}\n`);
   process.exit(planned ? 78 : 70); // EX_CONFIG and EX_SOFTWARE of sysexits.h
 }
 
+function readOwnSettings() {
+  return readSettings(process.argv.slice(2), process.env);
+}
+
 function main(): void {
   try {
-    const settings = readSettings(process.argv.slice(2), process.env);
+    const settings = readOwnSettings();
     if (settings === "help") process.stdout.write(usage);
     else if (settings === "version") process.stdout.write(`${version}\n`);
-    else run(settings).catch(refuseToStart);
+    else {
+      const work = settings.sweep ? runSweep : run;
+      work(settings, readUnit(process.env, process.pid)).catch(refuseToStart);
+    }
   } catch (error) {
     refuseToStart(error);
   }

@@ -5,6 +5,7 @@ import { closeSync, mkdirSync, openSync, watch } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
+import { openStream } from "./journald.js";
 import type { Log } from "./log.js";
 import { firstData, punchHole } from "./native.js";
 import { LEAST_OUTPUT_BYTES } from "./settings.js";
@@ -21,7 +22,7 @@ export type OutputFolder = {
   readonly log: Log;
 };
 
-export type OutputMode = "split" | "merged" | "null";
+export type OutputMode = "split" | "merged" | "null" | "journal";
 
 /** What a child gets as its stdout and stderr, null where none is kept; the caller closes them. */
 export type OutputFds = { stdout: number | null; stderr: number | null };
@@ -84,9 +85,21 @@ export function outputFile(folder: OutputFolder, id: string, stream: Stream): st
   return join(folder.path, `${id}.${stream}`);
 }
 
-/** Create the files of one process. Throws with the errno of open(2); nothing is left behind then. */
-export function createOutput(folder: OutputFolder, id: string, mode: OutputMode): OutputFds {
+/**
+ * Create the files of one process, or with `journal` its stream into journald, in which it is called
+ * `title`. Throws with the errno of open(2) or connect(2); nothing is left behind then.
+ */
+export function createOutput(
+  folder: OutputFolder,
+  id: string,
+  mode: OutputMode,
+  title: string,
+): OutputFds {
   if (mode === "null") return { stdout: null, stderr: null };
+  if (mode === "journal") {
+    const stream = openStream(title);
+    return { stdout: stream, stderr: stream };
+  }
   // O_APPEND: every write lands at the end, whoever else holds the file. man 2 open.
   const stdout = openSync(outputFile(folder, id, "stdout"), "ax", 0o600);
   if (mode === "merged") return { stdout, stderr: stdout };
@@ -109,7 +122,7 @@ export async function removeOutput(folder: OutputFolder, id: string): Promise<vo
     const path = outputFile(folder, id, stream);
     folder.freed.delete(path);
     await unlink(path).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOENT") throw error; // `merged` and `null` have fewer files
+      if (error.code !== "ENOENT") throw error; // not every mode has both files
     });
   }
 }

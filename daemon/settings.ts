@@ -6,7 +6,6 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import * as v from "valibot";
 import { defaultSocket } from "../client/socket.js";
-import type { Policy } from "./access.js";
 
 const logLevels = ["error", "warning", "info", "debug"] as const;
 
@@ -60,7 +59,9 @@ export type Settings = Readonly<{
   historyAgeMs: number;
   historyBytes: number;
   adminGroup: string | null;
-  users: Policy["users"];
+  users: NonNullable<v.InferOutput<typeof fileShape>["users"]>;
+  /** Do not serve: end what a daemon has left. */
+  sweep: boolean;
 }>;
 
 /** A setting that cannot be used; the message names it and the fix, and is all the user needs. */
@@ -75,10 +76,52 @@ export const usage = `Usage: procsupd [options]
   --output-bytes N     kept of each stream, its newest; 67108864 unless set
                                                      (PROCSUP_OUTPUT_BYTES)
   --config FILE        JSON with the same settings   (PROCSUP_CONFIG)
+  --sweep              end what a daemon that is gone has left, unless another is about to start
   --version, --help
 `;
 
 type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What the service manager has handed over, nothing where there is none. */
+export type Unit = Readonly<{
+  /** Where it takes messages: a path, or an abstract name as `@name`. man 3 sd_notify. */
+  notifySocket: string | null;
+  /** How often it wants to hear that the main loop turns. man 3 sd_watchdog_enabled. */
+  watchdogMs: number | null;
+  /** Open descriptors by name, sockets that we are to serve among them. man 3 sd_listen_fds. */
+  fds: ReadonlyMap<string, readonly number[]>;
+  /** In ExecStopPost= only: how it found the daemon to have ended. man 5 systemd.exec. */
+  result: string | null;
+}>;
+
+/** Read once, for process `pid`: what was meant for its parent is not for it. */
+export function readUnit(env: Environment, pid: number): Unit {
+  const notifySocket = env["NOTIFY_SOCKET"] ?? "";
+  const isForUs = (name: string) => env[name] === undefined || env[name] === String(pid);
+  const watchdogUs = isForUs("WATCHDOG_PID") ? wholeOr(env["WATCHDOG_USEC"], 0) : 0;
+  return {
+    notifySocket: /^[/@]./.test(notifySocket) ? notifySocket : null,
+    watchdogMs: watchdogUs > 0 ? watchdogUs / 1000 : null,
+    fds: env["LISTEN_PID"] === String(pid) ? passedFds(env) : new Map(),
+    result: env["SERVICE_RESULT"] ?? null,
+  };
+}
+
+/** They start at 3, in the order of their names. */
+function passedFds(env: Environment): Map<string, number[]> {
+  const FIRST = 3;
+  const names = (env["LISTEN_FDNAMES"] ?? "").split(":");
+  const fds = new Map<string, number[]>();
+  for (let at = 0; at < wholeOr(env["LISTEN_FDS"], 0); at++) {
+    const name = names[at] || "unknown";
+    fds.set(name, [...(fds.get(name) ?? []), FIRST + at]);
+  }
+  return fds;
+}
+
+function wholeOr(text: string | undefined, otherwise: number): number {
+  return text !== undefined && /^[0-9]{1,15}$/.test(text) ? Number(text) : otherwise;
+}
 
 /**
  * Settings from the command line and the environment; "help" or "version" when that was asked for.
@@ -91,6 +134,24 @@ export function readSettings(
   const flags = parseFlags(argv);
   if (flags.help) return "help";
   if (flags.version) return "version";
+  return flags.sweep ? readForSweep(flags, env) : read(flags, env);
+}
+
+type Flags = ReturnType<typeof parseFlags>;
+
+/** What keeps a daemon from starting must not keep its processes from being ended: then just where. */
+function readForSweep(flags: Flags, env: Environment): Settings {
+  try {
+    return read(flags, env);
+  } catch (error) {
+    if (!(error instanceof BadSetting)) throw error;
+    const { sweep = false, socket, state } = flags;
+    const { PROCSUP_CONFIG: _, PROCSUP_CONTAINMENT: __, PROCSUP_LOG_LEVEL: ___, ...rest } = env;
+    return read({ sweep, ...(socket && { socket }), ...(state && { state }) }, rest);
+  }
+}
+
+function read(flags: Flags, env: Environment): Settings {
   const path = flags.config ?? env["PROCSUP_CONFIG"];
   const file = path === undefined ? {} : readFile(path);
   const chosen = choose(flags, env, file);
@@ -101,12 +162,13 @@ export function readSettings(
     throw new BadSetting("HOME is not set: say where to keep output with --state DIR");
   }
   const { adminGroup = null, ...settings } = check(chosen, "settings");
-  return Object.freeze({ ...settings, adminGroup } as Settings);
+  const sweep = flags.sweep ?? false;
+  return Object.freeze({ ...settings, adminGroup, sweep } as Settings);
 }
 
 type File = v.InferOutput<typeof fileShape>;
 
-function choose(flags: ReturnType<typeof parseFlags>, env: Environment, file: File) {
+function choose(flags: Flags, env: Environment, file: File) {
   return {
     socket: flags.socket ?? env["PROCSUP_SOCKET"] ?? file.socket ?? defaultSocket(env),
     state: flags.state ?? env["PROCSUP_STATE"] ?? file.state ?? defaultState(env),
@@ -143,6 +205,7 @@ function parseFlags(argv: readonly string[]) {
         "log-level": text,
         "output-bytes": text,
         config: text,
+        sweep: flag,
         version: flag,
         help: flag,
       },

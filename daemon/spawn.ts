@@ -2,6 +2,7 @@
 // sets off. Ending trees is the supervisor's.
 
 import { randomBytes } from "node:crypto";
+import { basename } from "node:path";
 import { type Checked, limits, type Process, Refusal } from "../client/wire.js";
 import { takeSpawn, type Viewer } from "./access.js";
 import type { Containment, Leader, Place } from "./containment.js";
@@ -117,15 +118,16 @@ type Started = ({ ok: true } & Running) | Failure;
 /** Output, then a place, then life; whatever was made is taken down again when the next step fails. */
 function start(
   table: Table,
-  { id }: Entry,
+  { id, spec }: Entry,
   mode: Checked<"spawn">["output"],
   command: Command,
 ): Started {
   let output: OutputFds;
   try {
-    output = createOutput(table.output, id, mode);
+    output = createOutput(table.output, id, mode, spec.name ?? basename(spec.command[0] ?? ""));
   } catch (error) {
-    return failure("output", error, "cannot create output files");
+    const what = mode === "journal" ? "cannot reach journald" : "cannot create output files";
+    return failure("output", error, what);
   }
   try {
     const { tags } = table;

@@ -2,7 +2,7 @@
 // is known: what an earlier run left, or what left its tree. Listed for people, ended only when asked.
 
 import { type Checked, Refusal, type Result, type Stray } from "../client/wire.js";
-import type { Viewer } from "./access.js";
+import type { Sight } from "./access.js";
 import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
 import { commandLine, isLiving, readStat, type Seen, scan, uidOf } from "./procfs.js";
@@ -10,6 +10,9 @@ import { createSlices } from "./slices.js";
 import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";
 import { isTagged } from "./tag.js";
+
+/** What is known of processes that are no strays, and of the signs that ours bear. */
+export type Known = Pick<Table, "containing" | "entries" | "tags" | "socket">;
 
 /** How long strays get to end by themselves, unless the call says otherwise. */
 const GRACE_MS = 10_000;
@@ -21,9 +24,9 @@ type Found = Seen & Pick<Stray, "id" | "by">;
  * `termination_failed` with whoever outlived it.
  */
 export async function strays(
-  table: Table,
+  table: Known,
   params: Checked<"strays">,
-  viewer: Viewer,
+  viewer: Sight,
 ): Promise<Result<"strays">> {
   const find = () => findStrays(table, viewer);
   const found = (await find()).map(describe);
@@ -41,12 +44,12 @@ export async function strays(
 }
 
 /** How many there are now. */
-export async function countStrays(table: Table, viewer: Viewer): Promise<number> {
+export async function countStrays(table: Known, viewer: Sight): Promise<number> {
   return (await findStrays(table, viewer)).length;
 }
 
 /** Of those that run as the viewer, or of all. */
-async function findStrays(table: Table, viewer: Viewer): Promise<Found[]> {
+async function findStrays(table: Known, viewer: Sight): Promise<Found[]> {
   const all = await scan();
   const rooms = [...table.containing.rooms()].filter(([id]) => !table.entries.get(id)?.tree);
   const idOfRoom = new Map(rooms.flatMap(([id, pids]) => pids.map((pid) => [pid, id] as const)));
@@ -62,7 +65,7 @@ async function findStrays(table: Table, viewer: Viewer): Promise<Found[]> {
   return suspects.filter((one) => !members.has(one.pid) && isStillLiving(one) && isTheirs(one));
 }
 
-async function knownMembers(table: Table): Promise<Set<number>> {
+async function knownMembers(table: Known): Promise<Set<number>> {
   const pids = new Set<number>([process.pid]);
   const slice = createSlices();
   // All trees are noted first: while one is asked, others may end.
@@ -74,7 +77,7 @@ async function knownMembers(table: Table): Promise<Set<number>> {
 }
 
 /** A tag holds the last 32 bits of an id; null when no process with them is remembered. */
-function idOfTag(table: Table, tag: bigint | null): string | null {
+function idOfTag(table: Known, tag: bigint | null): string | null {
   const end = ((tag ?? 0n) & 0xffff_ffffn).toString(16).padStart(8, "0");
   return [...table.entries.keys()].find((id) => id.endsWith(end)) ?? null;
 }

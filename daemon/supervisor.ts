@@ -12,7 +12,7 @@ import {
   type Status,
   statuses,
 } from "../client/wire.js";
-import { controls, type Viewer } from "./access.js";
+import { controls, type Sight, seesAll, type Viewer } from "./access.js";
 import type { Containment, Reach } from "./containment.js";
 import { type Descent, type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
 import { signalProcess } from "./pidfd.js";
@@ -313,12 +313,19 @@ export async function usage(
 }
 
 /** How many processes the viewer sees in each status. */
-export function counts(table: Table, viewer: Viewer): Record<Status, number> {
+export function counts(table: Table, viewer: Sight): Record<Status, number> {
   const zero = Object.fromEntries(statuses.map((name) => [name, 0])) as Record<Status, number>;
   for (const entry of table.entries.values()) {
     if (controls(viewer, entry.spec.owner.uid)) zero[statusOf(entry)] += 1;
   }
   return zero;
+}
+
+/** The living in a few words, for `systemctl status`. */
+export function summary(table: Table): string {
+  const all = counts(table, seesAll);
+  const living = (["starting", "running", "stopping"] as const).filter((name) => all[name] > 0);
+  return living.map((name) => `${all[name]} ${name}`).join(", ") || "no processes";
 }
 
 /**

@@ -1,0 +1,62 @@
+// How the table comes to be: the state directory is claimed, the containment chosen, the journal read,
+// and what an earlier daemon has left is taken up or put away.
+
+import { join } from "node:path";
+import { adoptAll } from "./adopt.js";
+import { chooseContainment } from "./choose.js";
+import { openJournal, type Read, readJournal, tidyUp } from "./journal.js";
+import { claimState, reclaimState } from "./listen.js";
+import type { Log } from "./log.js";
+import { makeFolder, openOutputFolder, sweepOutput } from "./output.js";
+import type { Settings, Unit } from "./settings.js";
+import { createTable, currentLines, type Entry, type Table } from "./table.js";
+import { createTags } from "./tag.js";
+
+export type Parts = {
+  readonly settings: Settings;
+  readonly unit: Unit;
+  readonly log: Log;
+  /** Where this daemon is served, as its processes are told. */
+  readonly socket: string;
+  readonly publish: (entry: Entry) => void;
+};
+
+/**
+ * The table as an earlier daemon has left it, and why cgroups are not in force (null when they are).
+ * Throws CannotStart.
+ */
+export async function openTable(parts: Parts): Promise<{ table: Table; why: string | null }> {
+  const { settings, unit, log, socket, publish } = parts;
+  const { state, outputBytes, historyCount, historyAgeMs, historyBytes } = settings;
+  const key = claimState(state);
+  const tags = createTags(key);
+  const { containing, why } = await chooseContainment({ ...settings, socket }, tags, unit);
+  const folder = join(state, "output");
+  const output = await openOutputFolder(folder, { capBytes: outputBytes, log });
+  const path = join(state, "journal");
+  const read = readJournal(path);
+  const reclaim = () => {
+    reclaimState(state, key);
+    makeFolder(folder);
+  };
+  const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
+  const table = createTable(
+    { log, journal, output, containing, tags, socket, publish },
+    { historyCount, historyAgeMs, historyBytes },
+  );
+  await recover(table, read);
+  tidyUp(journal);
+  return { table, why };
+}
+
+/** Take up what an earlier daemon has left, and put away what belongs to nobody any more. */
+async function recover(table: Table, { recorded, bad }: Read): Promise<void> {
+  for (const { lineNumber, reason } of bad) {
+    table.log.warning("a line of the journal is left out", { lineNumber, reason });
+  }
+  const found = await adoptAll(table, recorded.values());
+  if (recorded.size > 0) table.log.info("recovered", found);
+  const isKnown = (id: string) => table.entries.has(id);
+  table.containing.sweep(isKnown);
+  await sweepOutput(table.output, isKnown);
+}

@@ -1,0 +1,45 @@
+// What SIGHUP does: settings are read anew, and those that can change under a running daemon take
+// effect. No process and no connection is touched.
+
+import { type History, setBounds } from "./history.js";
+import type { Log } from "./log.js";
+import { BadSetting, type Settings } from "./settings.js";
+import { type Manager, reloading } from "./systemd.js";
+
+type House = { log: Log; history: History; manager: Manager };
+
+/** As readSettings; the words stand for flags that end the program, and do not occur here. */
+type Read = () => Settings | "help" | "version";
+
+/** What is fixed for as long as the daemon lives. */
+const fixed = ["socket", "state", "containment"] as const;
+
+/**
+ * Read settings again with `read`. A setting that cannot be used is logged and leaves all of them as
+ * they are. Returns those now in force.
+ */
+export function reload(house: House, before: Settings, read: Read): Settings {
+  const { log, manager } = house;
+  manager.tell(...reloading());
+  const now = tryRead(log, read) ?? before;
+  log.setLevel(now.logLevel);
+  const { historyCount, historyAgeMs, historyBytes } = now;
+  setBounds(house.history, { historyCount, historyAgeMs, historyBytes });
+  for (const name of fixed.filter((one) => now[one] !== before[one])) {
+    log.warning(`a new ${name} takes effect at the next start`, { setting: now[name] });
+  }
+  if (now !== before) log.info("reloaded", { logLevel: now.logLevel });
+  manager.tell("READY=1");
+  return now;
+}
+
+function tryRead(log: Log, read: Read): Settings | null {
+  try {
+    const now = read();
+    return typeof now === "string" ? null : now;
+  } catch (error) {
+    if (!(error instanceof BadSetting)) throw error;
+    log.error("cannot reload, the old settings stay", { error: error.message });
+    return null;
+  }
+}

@@ -1,0 +1,49 @@
+// How the daemon goes: which of the two that SIGTERM can mean is meant, and how long that may take.
+// A stop ends every process; a restart leaves them to the next daemon.
+
+import { isRestart, stopTimeoutMs } from "./job.js";
+import type { Survivor } from "./ladder.js";
+import type { Unit } from "./settings.js";
+import { endAll } from "./supervisor.js";
+import type { Manager } from "./systemd.js";
+import type { Table } from "./table.js";
+
+/** What is left of a stop's time for KILL, last replies and the exit. */
+const RESERVE_MS = 8_000;
+
+type House = { table: Table; manager: Manager; unit: Unit };
+
+/** `left`: processes run on. `ended`: none lives any more, but for the survivors that the log names. */
+export type Departure = { how: "left" } | { how: "ended"; survivors: number };
+
+/** Begin to go, start nothing any more, and do with the processes what the manager's job asks for. */
+export async function depart(house: House): Promise<Departure> {
+  const { table, manager, unit } = house;
+  const { log } = table;
+  manager.tell("STOPPING=1");
+  if (unit.notifySocket !== null && (await isRestart())) {
+    table.closing = true;
+    log.info("left", { living: table.living });
+    return { how: "left" };
+  }
+  const survivors = (await endAllInTime(house)).length;
+  log.info("stopped", { survivors });
+  return { how: "ended", survivors };
+}
+
+/** Gracefully for as long as the manager lets us, then with KILL: it would send that to us alone. */
+async function endAllInTime({ table, unit }: House): Promise<Survivor[]> {
+  const done = endAll(table, { force: false });
+  if (unit.notifySocket === null) return done;
+  const timeoutMs = await stopTimeoutMs().catch((error: Error) => {
+    table.log.warning("cannot learn TimeoutStopSec", { error: error.message });
+    return Number.POSITIVE_INFINITY;
+  });
+  if (!Number.isFinite(timeoutMs)) return done;
+  const force = () => {
+    table.log.warning("the time for a stop is running out: forcing", { timeoutMs });
+    void endAll(table, { force: true }); // joins the ladders of `done`, which tells how they ended
+  };
+  const timer = setTimeout(force, Math.max(timeoutMs - RESERVE_MS, timeoutMs / 2));
+  return done.finally(() => clearTimeout(timer));
+}

@@ -1,0 +1,58 @@
+// The sweep: `procsupd --sweep`, which systemd runs after the daemon's death (ExecStopPost=) and people by
+// hand. Where nobody will take the processes up again it ends them, as the daemon would have.
+
+import { existsSync } from "node:fs";
+import { Refusal } from "../client/wire.js";
+import { seesAll } from "./access.js";
+import { cgroups } from "./cgroup.js";
+import { cgroupFolder } from "./choose.js";
+import type { Containing } from "./containment.js";
+import { groups } from "./group.js";
+import { isOver } from "./job.js";
+import { CannotStart, claimState } from "./listen.js";
+import type { Log } from "./log.js";
+import type { Settings, Unit } from "./settings.js";
+import { type Known, strays } from "./strays.js";
+import { createTags, type Tags } from "./tag.js";
+
+/** Graces are not known here; with KILL this must fit into half a TimeoutStopSec. */
+const GRACE_MS = 10_000;
+
+/**
+ * End what is left, unless a daemon lives or is about to. True unless something survives or the manager
+ * cannot be asked; the log says which.
+ */
+export async function sweep(settings: Settings, unit: Unit, log: Log): Promise<boolean> {
+  try {
+    if (!(await isOver(unit.result))) return true;
+    const known = nobody(settings, createTags(claimState(settings.state)));
+    const wish = { end: true, force: false, graceMs: GRACE_MS };
+    const found = await strays(known, wish, seesAll);
+    await known.containing.close();
+    if (found.ended > 0) log.warning("swept", { ended: found.ended });
+    return true;
+  } catch (error) {
+    if (error instanceof CannotStart) {
+      log.info("not swept", { why: error.message });
+      return true;
+    }
+    const { message } = error as Error;
+    log.error(error instanceof Refusal ? message : "cannot sweep", { error: message });
+    return false;
+  }
+}
+
+/** No process is known: so whatever bears our signs is a stray, whether the journal can be read or not. */
+function nobody({ socket }: Settings, tags: Tags): Known {
+  const containing = existingCgroups(tags) ?? groups(tags, socket);
+  return { containing, tags, socket, entries: new Map() };
+}
+
+function existingCgroups(tags: Tags): Containing | null {
+  try {
+    const folder = cgroupFolder(tags);
+    return existsSync(folder) ? cgroups(folder) : null;
+  } catch {
+    return null; // no cgroup v2 is mounted
+  }
+}

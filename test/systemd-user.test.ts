@@ -1,0 +1,46 @@
+// What needs no unit of root's: the daemon under a user's own manager, and the descriptor store. In test/lab.
+
+import { is, match } from "uvu/assert";
+import { scenario } from "./scenario.js";
+import { inLab, noLab, theLabGoes } from "./systemd.js";
+
+scenario("a lab is possible, or there is a reason", () => {
+  is(noLab === null || /^\S/.test(noLab), true);
+});
+
+inLab("a pidfd in the store outlives the daemon and the process it stands for", async (lab) => {
+  const { ok } = lab;
+  const status = (text: string) =>
+    ok(`await '[[ $(systemctl show keeper -p StatusText --value) == "${text}" ]]'`);
+  const properties = "-p Type=notify -p FileDescriptorStoreMax=4 -p Restart=on-failure";
+  const program = "/opt/procsup/test/programs/stores-descriptor.mjs";
+  await ok(`systemd-run --quiet --unit=keeper ${properties} $(type -P node) ${program}`);
+  await status("stored true");
+  await ok("systemctl kill --kill-whom=main --signal=KILL keeper");
+  await status("found anon_inode:[pidfd]");
+  is(await ok("await '[[ $(systemctl show keeper -p NFileDescriptorStore --value) == 0 ]]'"), "");
+  await ok("systemctl stop keeper");
+});
+
+inLab("a user's own manager, without root", async ({ ok, sh }) => {
+  await ok("loginctl enable-linger anna; systemctl start user@$(id -u anna).service");
+  match((await sh("as anna $(type -P node) $procsup install")).out, /this is for root/);
+  const cli = "as anna $(type -P node) $procsup";
+  match(
+    (await sh("as otto $(type -P node) $procsup install --user")).out,
+    /no systemd --user runs/,
+  );
+  await ok(`${cli} install --user`);
+  is(await ok("as anna systemd-analyze --user verify procsup.service procsup.socket"), "");
+  const pid = await ok(`${cli} start -- sleep 1000`);
+  match(await ok(`cat /proc/${pid}/cgroup`), /user@.*\/procsup.service\/procsup-\w+\/p\w+$/m);
+  await ok("as anna systemctl --user restart procsup");
+  await ok("as anna systemctl --user kill --kill-whom=main --signal=KILL procsup");
+  await ok(`${cli} info`);
+  is((await sh(`kill -0 ${pid}`)).code, 0);
+  await ok(`${cli} uninstall --user`);
+  is((await sh(`kill -0 ${pid}`)).code, 1);
+  is(await ok("ls /home/anna/.config/systemd/user"), "");
+});
+
+theLabGoes();

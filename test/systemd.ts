@@ -1,0 +1,128 @@
+// What the systemd scenarios stand on: test/lab, which boots the machine's own systemd in namespaces, and
+// a shell in it that is given one command after the other.
+
+import { spawn, spawnSync } from "node:child_process";
+import { join, resolve } from "node:path";
+import { is } from "uvu/assert";
+import { type Scene, scenario, skipped } from "./scenario.js";
+
+const root = resolve(import.meta.dirname, "../..");
+const labFile = join(root, "test/lab");
+
+/** Why there can be no lab on this machine; null when there can. */
+export const noLab: string | null = whyNot();
+
+function whyNot(): string | null {
+  const { status, stdout, error } = spawnSync(labFile, ["--check"], { encoding: "utf8" });
+  if (error !== undefined) return error.message;
+  return status === 0 ? null : stdout.trim();
+}
+
+/** A boot and some twenty programs one after the other: seconds, but for a machine that is busy. */
+const LIMIT_MS = 100_000;
+
+/** What no command prints: then its exit code follows. */
+const END = "\u0001";
+
+/** What a command printed on both streams, and its exit code. */
+type Said = { code: number; out: string };
+
+export type Lab = {
+  /** Run shell code as root. */
+  sh(code: string): Promise<Said>;
+  /** As `sh`; throws unless it exits with 0. Its output, trimmed. */
+  ok(code: string): Promise<string>;
+  /** The exit code of test/lab, once it and all that ran in it are gone. */
+  close(): Promise<number | null>;
+};
+
+/** Where the lab sees the node that runs this; the project is at /opt/procsup there. */
+const node = process.execPath.replace(`${root}/`, "/opt/procsup/");
+
+/** `procsup ...`, and `as USER COMMAND...` with the environment of that user's service manager. */
+const prelude = `
+PATH=$(dirname ${node}):$PATH
+procsup=/opt/procsup/dist/procsup.cjs
+procsup() { node $procsup "$@"; }
+as() {
+  local user=$1 uid; shift; uid=$(id -u $user)
+  setpriv --reuid=$uid --regid=$uid --init-groups --inh-caps=-all env -i PATH=$PATH HOME=/home/$user \\
+    USER=$user LOGNAME=$user XDG_RUNTIME_DIR=/run/user/$uid "$@"
+}
+# Whatever a scenario has left; the installation stays for the next one.
+tidy() {
+  systemctl stop procsup.socket
+  rm -rf /etc/systemd/system/procsup.service.d
+  systemctl daemon-reload; systemctl reset-failed
+}
+begin() {
+  if [[ -e /etc/systemd/system/procsup.service ]]; then systemctl start procsup; else procsup install >/dev/null; fi
+}
+# Wait for a fact: look again every 100 ms, for at most 10 s.
+await() { local n; for ((n = 0; n < 100; n++)); do eval "$1" && return; sleep 0.1; done; echo "not: $1"; return 1; }
+show() { systemctl show procsup.service --property="$1" --value; }
+`;
+
+/** Boot a lab; `close` takes it down, with all that runs in it. */
+async function bootLab(): Promise<Lab> {
+  const child = spawn(labFile, ["bash", "-c", "exec bash 2>&1"], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const exited = new Promise<number | null>((done) => child.once("close", (code) => done(code)));
+  let output = "";
+  let look = () => {};
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    output += text;
+    look();
+  });
+  const sh = (code: string) =>
+    new Promise<Said>((done, fail) => {
+      output = "";
+      look = () => {
+        const [out = "", status] = output.split(END);
+        if (status?.endsWith("\n")) done({ code: Number(status), out });
+      };
+      void exited.then(() => fail(new Error(`the lab has gone: ${output}`)));
+      child.stdin.write(`{ ${code}\n} </dev/null; printf '\\001%d\\n' $?\n`);
+    });
+  const ok = async (code: string) => {
+    const said = await sh(code);
+    if (said.code !== 0) throw new Error(`${code}: exit ${said.code}: ${said.out}`);
+    return said.out.trim();
+  };
+  const close = () => {
+    child.stdin.end();
+    return exited;
+  };
+  await ok(prelude);
+  return { sh, ok, close };
+}
+
+let booted: Lab | null = null;
+
+/**
+ * A scenario in a lab. One boot serves all of a file, and nothing of the system's daemon runs between two of
+ * them; `theLabGoes` comes last. Not under CI, and skipped where there can be no lab.
+ */
+export function inLab(name: string, body: (lab: Lab) => Promise<void>): void {
+  const underLab = async (scene: Scene) => {
+    const lab = booted ?? (await bootLab());
+    booted = lab;
+    scene.after(async () => {
+      if (booted !== null) await lab.sh("tidy");
+    });
+    await body(lab);
+  };
+  if (process.env["CI"] !== undefined) console.log(`${name}: not under CI`);
+  else if (noLab !== null) skipped(name, noLab);
+  else scenario(name, underLab, LIMIT_MS);
+}
+
+/** The last scenario of a file. */
+export function theLabGoes(): void {
+  inLab("the lab goes without a trace", async (lab) => {
+    await lab.ok("sleep 1000 & setsid sleep 1000 &");
+    booted = null;
+    is(await lab.close(), 0);
+  });
+}
