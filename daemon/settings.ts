@@ -41,9 +41,9 @@ const fileShape = v.strictObject({
     v.record(
       v.string(),
       v.strictObject({
-        barred: v.optional(v.boolean()),
-        processes: v.optional(count),
-        spawnsPerMinute: v.optional(count),
+        barred: v.exactOptional(v.boolean()),
+        processes: v.exactOptional(count),
+        spawnsPerMinute: v.exactOptional(count),
       }),
     ),
   ),

@@ -13,6 +13,7 @@ type Counts = { passed: number; failed: number; skipped: number };
 
 function runFile(path: string): Promise<Counts> {
   return new Promise((resolve) => {
+    const begunMs = performance.now();
     const child = spawn(process.execPath, ["--enable-source-maps", path], {
       detached: true,
       stdio: ["ignore", "pipe", "pipe"],
@@ -36,12 +37,12 @@ function runFile(path: string): Promise<Counts> {
     }, FILE_LIMIT_MS);
     child.on("close", (code) => {
       clearTimeout(timer);
-      resolve(judge(path, code, output));
+      resolve(judge(path, code, output, performance.now() - begunMs));
     });
   });
 }
 
-function judge(path: string, code: number | null, output: string): Counts {
+function judge(path: string, code: number | null, output: string, elapsedMs: number): Counts {
   const count = (word: string) =>
     [...output.matchAll(new RegExp(`^\\s*${word}:\\s+(\\d+)`, "gm"))].reduce(
       (sum, [, digits]) => sum + Number(digits),
@@ -55,7 +56,9 @@ function judge(path: string, code: number | null, output: string): Counts {
   const failed = broken || skippedInCi ? Math.max(1, total - passed) : 0;
   if (failed > 0 || skipped > 0) console.log(output);
   const name = path.replace(/^.*dist\/test\//, "");
-  console.log(`${failed > 0 ? "FAIL" : "ok  "} ${name} (${passed} of ${total})`);
+  console.log(
+    `${failed > 0 ? "FAIL" : "ok  "} ${name} (${passed} of ${total}, ${Math.round(elapsedMs / 1000)} s)`,
+  );
   return { passed, failed, skipped };
 }
 
