@@ -22,6 +22,7 @@ import {
   enter,
   isLiving,
   keep,
+  keepLeader,
   type Table,
 } from "./table.js";
 import { isTagged, tagOf } from "./tag.js";
@@ -29,11 +30,18 @@ import { isTagged, tagOf } from "./tag.js";
 /** What became of those who had not ended when the last word was written. */
 type Found = { adopted: number; ended: number; lost: number };
 
+/** Leaders' pidfds that were kept while no daemon lived, by the ids of their processes. */
+export type Kept = ReadonlyMap<string, number>;
+
 /**
  * Enter everybody that is recorded, then look for those who had not ended: they are adopted, or have
- * ended meanwhile, or are lost. Resolves when each is one of these.
+ * ended meanwhile, or are lost. Resolves when each is one of these. Descriptors in `kept` are ours now.
  */
-export async function adoptAll(table: Table, recorded: Iterable<Recorded>): Promise<Found> {
+export async function adoptAll(
+  table: Table,
+  recorded: Iterable<Recorded>,
+  kept: Kept,
+): Promise<Found> {
   const unended: Entry[] = [];
   const ended: Entry[] = [];
   for (const { id, spec, state } of recorded) {
@@ -41,7 +49,13 @@ export async function adoptAll(table: Table, recorded: Iterable<Recorded>): Prom
     enter(table, entry);
     (isFinal(state) ? ended : unended).push(entry);
   }
-  await Promise.all(unended.map((entry) => adopt(table, entry)));
+  const unendedIds = new Set(unended.map(({ id }) => id));
+  for (const [id, pidfd] of kept) {
+    if (unendedIds.has(id)) continue;
+    closeSync(pidfd);
+    table.keeper.unstore(id);
+  }
+  await Promise.all(unended.map((entry) => adopt(table, entry, kept.get(entry.id) ?? null)));
   for (const entry of ended.sort(byEnd)) keep(table, entry);
   const adopted = unended.filter(isLiving).length;
   const lost = unended.filter(({ state }) => state.at === "lost").length;
@@ -56,25 +70,28 @@ function endOf({ state }: Entry): number {
   return "endedMs" in state ? state.endedMs : 0;
 }
 
-async function adopt(table: Table, entry: Entry): Promise<void> {
-  const leader = await findLeader(table, entry);
+async function adopt(table: Table, entry: Entry, kept: number | null): Promise<void> {
+  const leader = await findLeader(table, entry, kept);
   if (leader === null) {
     apply(table, entry, { on: "missing", nowMs: Date.now() });
     return;
   }
   const tree = holdTree(table, entry, leader);
   bringToLife(table, entry, leader, tree);
+  if (kept === null) keepLeader(table, entry);
   const over = follow(table, entry, leader, tree);
   if (leader.exit !== null && (await tree.isEmpty())) await over;
   else if (isLiving(entry)) takeUp(table, entry);
 }
 
 /** Null when nothing can be known of it any more: it is of another boot, or was never seen to run. */
-async function findLeader(table: Table, entry: Entry): Promise<Leader | null> {
+async function findLeader(table: Table, entry: Entry, kept: number | null): Promise<Leader | null> {
   const { state } = entry;
   if (state.at === "starting") return findNewborn(table, entry);
   if (isFinal(state) || state.identity.boot !== boot) return null;
   const { pid, identity } = state;
+  if (kept !== null && isSame(identity, pid, kept)) return holdAdopted(pid, kept);
+  if (kept !== null) closeSync(kept);
   const isProof = identity.inode !== null;
   const pidfd = holdIf(
     pid,

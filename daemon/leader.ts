@@ -2,6 +2,7 @@
 // reaped here; one that an earlier daemon started is reaped by whoever inherited it, and its end is
 // read from what the kernel still tells.
 
+import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { setTimeout as pause } from "node:timers/promises";
 import type { Signal } from "../client/wire.js";
@@ -33,8 +34,16 @@ export function holdChild(pid: number): Leader {
   return leader;
 }
 
-/** Hold a leader that is no child of ours. `pidfd` belongs to it from now on. */
+/**
+ * Hold a leader that is no child of ours. `pidfd` belongs to it from now on; when that was kept for us
+ * while no daemon lived, it tells the end also of one that was reaped meanwhile.
+ */
 export function holdAdopted(pid: number, pidfd: number): Leader {
+  if (!isUnreaped(pidfd)) {
+    const exit = exitOf(pidfdEnded(pidfd));
+    closeSync(pidfd);
+    return departed(pid, exit);
+  }
   const { leader, end } = createLeader(pid, pidfd, () => close());
   const close = watchEnd(pidfd, () => void readEnd(leader).then(end));
   return leader;

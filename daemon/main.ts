@@ -48,7 +48,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
     tell(feed, entry);
     manager.statusChanged();
   };
-  const parts = { settings, unit, log, socket, publish: publishEntry };
+  const parts = { settings, unit, log, socket, keeper: manager, publish: publishEntry };
   const { table, why } = await openTable(parts);
   const features = { groupSignal: reachesGroups, tags: table.tags.inForce, cgroup: why ?? true };
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features });

@@ -2,14 +2,15 @@
 // and what an earlier daemon has left is taken up or put away.
 
 import { join } from "node:path";
-import { adoptAll } from "./adopt.js";
+import { idPattern } from "../client/wire.js";
+import { adoptAll, type Kept } from "./adopt.js";
 import { chooseContainment } from "./choose.js";
 import { openJournal, type Read, readJournal, tidyUp } from "./journal.js";
 import { claimState, reclaimState } from "./listen.js";
 import type { Log } from "./log.js";
 import { makeFolder, openOutputFolder, sweepOutput } from "./output.js";
 import type { Settings, Unit } from "./settings.js";
-import { createTable, currentLines, type Entry, type Table } from "./table.js";
+import { createTable, currentLines, type Entry, type Keeper, type Table } from "./table.js";
 import { createTags } from "./tag.js";
 
 export type Parts = {
@@ -18,6 +19,7 @@ export type Parts = {
   readonly log: Log;
   /** Where this daemon is served, as its processes are told. */
   readonly socket: string;
+  readonly keeper: Keeper;
   readonly publish: (entry: Entry) => void;
 };
 
@@ -26,7 +28,7 @@ export type Parts = {
  * Throws CannotStart.
  */
 export async function openTable(parts: Parts): Promise<{ table: Table; why: string | null }> {
-  const { settings, unit, log, socket, publish } = parts;
+  const { settings, unit, log, socket, keeper, publish } = parts;
   const { state, outputBytes, historyCount, historyAgeMs, historyBytes } = settings;
   const key = claimState(state);
   const tags = createTags(key);
@@ -41,20 +43,26 @@ export async function openTable(parts: Parts): Promise<{ table: Table; why: stri
   };
   const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
   const table = createTable(
-    { log, journal, output, containing, tags, socket, publish },
+    { log, journal, output, containing, tags, socket, keeper, publish },
     { historyCount, historyAgeMs, historyBytes },
   );
-  await recover(table, read);
+  await recover(table, read, keptOf(unit));
   tidyUp(journal);
   return { table, why };
 }
 
+/** What the service manager has kept for us under the id of a process. */
+function keptOf({ fds }: Unit): Kept {
+  const named = [...fds].flatMap(([name, [fd]]) => (fd === undefined ? [] : [[name, fd] as const]));
+  return new Map(named.filter(([name]) => idPattern.test(name)));
+}
+
 /** Take up what an earlier daemon has left, and put away what belongs to nobody any more. */
-async function recover(table: Table, { recorded, bad }: Read): Promise<void> {
+async function recover(table: Table, { recorded, bad }: Read, kept: Kept): Promise<void> {
   for (const { lineNumber, reason } of bad) {
     table.log.warning("a line of the journal is left out", { lineNumber, reason });
   }
-  const found = await adoptAll(table, recorded.values());
+  const found = await adoptAll(table, recorded.values(), kept);
   if (recorded.size > 0) table.log.info("recovered", found);
   const isKnown = (id: string) => table.entries.has(id);
   table.containing.sweep(isKnown);

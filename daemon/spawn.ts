@@ -21,6 +21,7 @@ import {
   type Entry,
   enter,
   isLiving,
+  keepLeader,
   nameKey,
   type Table,
 } from "./table.js";
@@ -160,6 +161,7 @@ function begin(table: Table, entry: Entry, { leader, tree }: Running): void {
   const { id, spec } = entry;
   const [program = ""] = spec.command;
   table.log.info("spawned", { id, name: spec.name, pid, command: program });
+  keepLeader(table, entry);
   void follow(table, entry, leader, tree);
 }
 

@@ -31,6 +31,12 @@ export type Entry = {
 /** A process that runs, or of which something may still live. */
 export type Living = Entry & { tree: Containment };
 
+/** Keeps descriptors while no daemon lives, by name: the service manager, or nobody. */
+export type Keeper = {
+  store(name: string, fds: number[]): boolean;
+  unstore(name: string): boolean;
+};
+
 export type Table = {
   readonly log: Log;
   readonly journal: Journal;
@@ -40,6 +46,7 @@ export type Table = {
   readonly tags: Tags;
   /** The socket that children are told of, in PROCSUP_SOCKET. */
   readonly socket: string;
+  readonly keeper: Keeper;
   /** Told of every change that the outside can see; `entry.state` is the new one. */
   readonly publish: (entry: Entry) => void;
   readonly entries: Map<string, Entry>;
@@ -56,7 +63,10 @@ export type Table = {
 
 /** An empty table. */
 export function createTable(
-  parts: Pick<Table, "log" | "journal" | "output" | "containing" | "tags" | "socket" | "publish">,
+  parts: Pick<
+    Table,
+    "log" | "journal" | "output" | "containing" | "tags" | "socket" | "keeper" | "publish"
+  >,
   bounds: HistoryBounds,
 ): Table {
   const table: Table = {
@@ -185,6 +195,15 @@ export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Co
   entry.waiters.add(capOutput(table.output, entry.id));
 }
 
+/** Have its leader's pidfd kept, so that its end is known even if it comes while no daemon lives. */
+export function keepLeader(table: Table, entry: Entry): void {
+  // Whoever waits is answered first.
+  setImmediate(() => {
+    const { id, leader } = entry;
+    if (leader !== null && leader.pidfd >= 0) table.keeper.store(id, [leader.pidfd]);
+  });
+}
+
 /** One line for each process as it stands: what the journal is when it is written anew. */
 export function* currentLines(table: Table): Generator<Line> {
   for (const { id, spec, state } of table.entries.values()) yield { id, spec, state };
@@ -215,6 +234,7 @@ function settle(table: Table, entry: Entry): void {
   const { tree, leader } = entry;
   entry.leader = null;
   entry.tree = null;
+  table.keeper.unstore(entry.id);
   for (const wake of entry.waiters) wake();
   entry.waiters.clear();
   logEnd(table.log, entry);

@@ -1,7 +1,7 @@
-// The daemon under a real systemd, every step through systemctl. Needs root and namespaces (test/lab), and
-// stays out of CI, where nobody could look into a machine that failed to boot.
+// The daemon under a real systemd, every step through systemctl. Needs root and namespaces (test/lab).
 
 import { equal, is, match, not } from "uvu/assert";
+import type { Process } from "../client/wire.js";
 import { scenario } from "./scenario.js";
 import { inLab, type Lab, noLab, theLabGoes } from "./systemd.js";
 
@@ -82,7 +82,7 @@ inLab("install, group, status, reload and stop", async (lab) => {
   const messages = (await ok("journalctl -o cat PROCSUP_NAME=web")).split("\n");
   equal(
     messages.map((line) => line.split(" ")[0]),
-    ["spawned", "terminated"],
+    ["spawned", "audit", "terminated"],
   );
   is(await ok(`journalctl -o cat -t web _PID=${pid}`), "hello");
 });
@@ -108,6 +108,57 @@ inLab("what runs outlives a restart, a crash and a hung main loop", async (lab) 
 
   await ok("systemctl stop procsup.socket");
   is((await sh(live)).code, 1);
+  await unitIsGone(lab);
+});
+
+/** Commands that end by TERM with 7; many spawns in one connection. */
+const spawnMany = (count: number) => `
+node -e '
+const net = require("net"), script = "trap \\"kill \$!; exit 7\\" TERM; sleep 1000 & wait";
+const calls = Array.from({ length: ${count} }, (_, id) =>
+  ({ jsonrpc: "2.0", id, method: "spawn", params: { command: ["sh", "-c", script] } }));
+const socket = net.connect("/run/procsup.sock", () => socket.write(JSON.stringify(calls) + "\\n"));
+let text = "";
+socket.on("data", (chunk) => {
+  text += chunk;
+  if (!text.endsWith("\\n")) return;
+  console.log(JSON.parse(text).map((one) => one.result.pid).join(" "));
+  socket.destroy();
+});'`;
+
+inLab("fifty processes are adopted, and ends that nobody saw are told", async (lab) => {
+  const { sh, ok } = lab;
+  await ok(dropIn("RestartSec=3"));
+  await ok("begin");
+  const all = (await ok(spawnMany(50))).split(" ").map(Number);
+  const [coded, killed, ...rest] = all;
+  const list = async () => {
+    const { processes } = JSON.parse(await ok("procsup list --json")) as { processes: Process[] };
+    return processes.map(({ pid }) => pid);
+  };
+  const ended = async (pid: number | undefined) => {
+    const said = await sh(`procsup status --json ${pid}`);
+    const { status, exit, exitCode, signal } = JSON.parse(said.out) as Process;
+    return [status, exit, exitCode, signal];
+  };
+  equal([rest.length, await list()], [48, all]);
+  await ok("systemctl kill --kill-whom=main --signal=KILL procsup");
+  await ok("await '[[ $(show SubState) == auto-restart ]]'");
+  await ok(`kill -TERM ${coded}; kill -SEGV ${killed}`);
+  await ok(`await '[[ ! -e /proc/${coded} && ! -e /proc/${killed} ]]'`);
+  await ok("await '[[ $(show SubState) == running ]]'");
+  equal(await ended(coded), ["exited", "code", 7, null]);
+  equal(await ended(killed), ["exited", "signal", null, "SIGSEGV"]);
+  equal(await list(), rest);
+  for (let times = 0; times < 10; times++) {
+    const daemon = await ok("show MainPID");
+    await ok("systemctl restart procsup");
+    not.equal(await ok("show MainPID"), daemon);
+    equal(await list(), rest, `restart ${times}`);
+  }
+  is((await sh(`kill -0 ${rest.join(" ")}`)).code, 0);
+  await ok("systemctl stop procsup.socket");
+  is((await sh(`kill -0 ${rest.join(" ")} 2>/dev/null`)).code, 1);
   await unitIsGone(lab);
 });
 

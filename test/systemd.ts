@@ -102,7 +102,7 @@ let booted: Lab | null = null;
 
 /**
  * A scenario in a lab. One boot serves all of a file, and nothing of the system's daemon runs between two of
- * them; `theLabGoes` comes last. Not under CI, and skipped where there can be no lab.
+ * them; `theLabGoes` comes last. Skipped where there can be no lab.
  */
 export function inLab(name: string, body: (lab: Lab) => Promise<void>): void {
   const underLab = async (scene: Scene) => {
@@ -113,8 +113,7 @@ export function inLab(name: string, body: (lab: Lab) => Promise<void>): void {
     });
     await body(lab);
   };
-  if (process.env["CI"] !== undefined) console.log(`${name}: not under CI`);
-  else if (noLab !== null) skipped(name, noLab);
+  if (noLab !== null) skipped(name, noLab);
   else scenario(name, underLab, LIMIT_MS);
 }
 
