@@ -82,36 +82,56 @@ async function untilItDies(work: Promise<void>): Promise<void> {
   }
 }
 
-type Round = { scene: Scene; cage: Cage; args: string[] };
+/** When to strike, told how to count the lines that this round has written. */
+type Strike = (linesNow: () => number) => Promise<unknown>;
 
-/** Play, crash when `strike` resolves, restart, compare, and end everything. Returns how many were known. */
-async function playRound(
-  { scene, cage, args }: Round,
-  actors: number,
-  strike: (daemon: Daemon) => Promise<unknown>,
-): Promise<number> {
+type Stage = { scene: Scene; cage: Cage; args: string[] };
+
+/**
+ * Play, crash, restart, compare, end everything, and so on: the daemon that comes back is the next to
+ * die. Returns how many processes were compared.
+ */
+async function playRounds(stage: Stage, actors: number, strikes: Strike[]): Promise<number> {
+  const { scene, cage, args } = stage;
   const bystander = spawn("sleep", ["1000"], { stdio: "ignore" });
   scene.after(() => void bystander.kill("SIGKILL"));
   const options = { args, prefix: cage.prefix };
-  const first = await startDaemon(scene, options);
-  const told: Told = { spawned: new Map(), ended: new Map() };
-  const clients = await Promise.all(Array.from({ length: actors }, () => first.connect()));
-  const work = clients.map((actor) => untilItDies(play(actor, scene.folder, told)));
-  await strike(first);
-  await crash(first);
-  await Promise.all(work);
-  const second = await startDaemon(scene, options);
-  const client = await second.connect();
-  const known = await compare(client, second, cage, told).catch((error: Error) => {
-    error.message += `\n${second.log.join("\n")}`;
-    throw error;
-  });
-  await endAll(client);
-  await until("nobody is left", () => cage.pids().every((pid) => pid === second.pid));
-  assertLives(bystander);
-  ok(!second.log.some((line) => line.includes("unforeseen")), second.log.join("\n"));
-  await crash(second);
+  let daemon = await startDaemon(scene, options);
+  let known = 0;
+  for (const [round, strike] of strikes.entries()) {
+    const told: Told = { spawned: new Map(), ended: new Map() };
+    await playUntil(daemon, actors, scene.folder, told, strike);
+    daemon = await startDaemon(scene, options);
+    const { log } = daemon;
+    try {
+      const client = await daemon.connect();
+      known += await compare(client, daemon, cage, told);
+      await endAll(client);
+      await until("nobody is left", () => cage.pids().every((pid) => pid === daemon.pid));
+      assertLives(bystander);
+      ok(!log.some((line) => line.includes("unforeseen")));
+    } catch (error) {
+      const { message } = error as Error;
+      throw new Error(`round ${round}: ${message}\n${log.join("\n")}`, { cause: error });
+    }
+  }
+  await crash(daemon);
   return known;
+}
+
+async function playUntil(
+  daemon: Daemon,
+  actors: number,
+  folder: string,
+  told: Told,
+  strike: Strike,
+): Promise<void> {
+  const before = linesOf(daemon);
+  const clients = await Promise.all(Array.from({ length: actors }, () => daemon.connect()));
+  const work = clients.map((client) => untilItDies(play(client, folder, told)));
+  await strike(() => linesOf(daemon) - before);
+  await crash(daemon);
+  await Promise.all(work);
 }
 
 function assertLives(bystander: ChildProcess): void {
@@ -167,36 +187,41 @@ function linesOf({ state }: Daemon): number {
   return readFileSync(join(state, "journal"), "latin1").split("\n").length - 1;
 }
 
+/** At the line of that number, or soon, where the script has written fewer. */
+function atLine(line: number): Strike {
+  return async (linesNow) => {
+    const endMs = performance.now() + 2_000;
+    while (linesNow() < line && performance.now() < endMs) await new Promise(setImmediate);
+  };
+}
+
+const afterAWhile: Strike = () => {
+  return new Promise((resolve) => setTimeout(resolve, randomInt(LONGEST_MS)));
+};
+
 for (const containment of containments) {
   const args = ["--containment", containment];
-  const name = `${containment}: a crash at line`;
   const step = containment === "cgroup" ? 1 : 4;
-  for (let line = 1; line <= LINES; line += step) {
-    scenario(`${name} ${line} loses nobody and invents nothing`, async (scene) => {
-      const cage = openCage(scene);
-      await playRound({ scene, cage, args }, 1, async (daemon) => {
-        const endMs = performance.now() + 2_000;
-        while (linesOf(daemon) < line && performance.now() < endMs) {
-          await new Promise(setImmediate);
-        }
-      });
-    });
-  }
+  const lines = Array.from({ length: LINES }, (_, at) => at + 1).filter(
+    (line) => line % step === 0,
+  );
+
+  scenario(
+    `${containment}: a crash at line 1 to ${LINES} of the script loses nobody, invents nothing`,
+    async (scene) => {
+      const stage = { scene, cage: openCage(scene), args };
+      const known = await playRounds(stage, 1, lines.map(atLine));
+      console.log(`${containment}: ${lines.length} crashes, ${known} processes compared`);
+    },
+    ROUND_LIMIT_MS * 4,
+  );
 
   scenario(
     `${containment}: crashes at ${RANDOM_ROUNDS} random instants lose nobody`,
     async (scene) => {
-      let known = 0;
-      for (let round = 0; round < RANDOM_ROUNDS; round++) {
-        const afterMs = randomInt(LONGEST_MS);
-        const cage = openCage(scene);
-        known += await playRound({ scene, cage, args }, 4, () => {
-          return new Promise((resolve) => setTimeout(resolve, afterMs));
-        }).catch((error: Error) => {
-          error.message += `\n  in round ${round}, after ${afterMs} ms`;
-          throw error;
-        });
-      }
+      const stage = { scene, cage: openCage(scene), args };
+      const strikes = Array.from({ length: RANDOM_ROUNDS }, () => afterAWhile);
+      const known = await playRounds(stage, 4, strikes);
       console.log(`${containment}: ${RANDOM_ROUNDS} crashes, ${known} processes compared`);
     },
     ROUND_LIMIT_MS * Math.max(1, RANDOM_ROUNDS),

@@ -114,7 +114,7 @@ inLab("what runs outlives a restart, a crash and a hung main loop", async (lab) 
 /** Commands that end by TERM with 7; many spawns in one connection. */
 const spawnMany = (count: number) => `
 node -e '
-const net = require("net"), script = "trap \\"kill \$!; exit 7\\" TERM; sleep 1000 & wait";
+const net = require("net"), script = "trap \\"kill $!; exit 7\\" TERM; sleep 1000 & wait";
 const calls = Array.from({ length: ${count} }, (_, id) =>
   ({ jsonrpc: "2.0", id, method: "spawn", params: { command: ["sh", "-c", script] } }));
 const socket = net.connect("/run/procsup.sock", () => socket.write(JSON.stringify(calls) + "\\n"));
