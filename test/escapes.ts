@@ -1,8 +1,11 @@
 // The matrix: whatever a tree does to get away, in each containment, terminate ends all of it and says
 // so truly. What lives is told by the cage (cage.ts), never by procsup.
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
+import type { Client } from "../client/client.js";
 import { type Cage, describe, noCgroup, openCage } from "./cage.js";
 import { programs, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, statFields, until } from "./scenario.js";
@@ -148,16 +151,32 @@ const SHORT_GRACE_MS = 200;
 const STANDS_MS = 12_000;
 const LIMIT_MS = 30_000;
 
-async function startCaged(scene: Scene, kind: Kind) {
-  const cage: Cage = openCage(scene);
-  const args = ["--containment", kind];
-  const daemon = await startDaemon(scene, { prefix: cage.prefix, args });
-  const client = await daemon.connect();
-  return { client, tree: () => cage.pids().filter((pid) => pid !== daemon.pid) };
+type Caged = { client: Client; tree(): number[] };
+
+/** One daemon for all cells of a file: each leaves an empty cage to the next. */
+let caged: Promise<Caged> | null = null;
+const undos: (() => void | Promise<void>)[] = [];
+
+function startCaged(kind: Kind): Promise<Caged> {
+  caged ??= (async () => {
+    const folder = mkdtempSync(join(tmpdir(), "procsup-matrix-"));
+    undos.push(() => rmSync(folder, { recursive: true, force: true }));
+    const scene: Scene = { folder, after: (undo) => void undos.push(undo) };
+    const cage: Cage = openCage(scene);
+    const args = ["--containment", kind];
+    const daemon = await startDaemon(scene, { prefix: cage.prefix, args });
+    const client = await daemon.connect();
+    return { client, tree: () => cage.pids().filter((pid) => pid !== daemon.pid) };
+  })();
+  return caged;
 }
 
-async function terminateEscape(scene: Scene, kind: Kind, trick: Escape): Promise<void> {
-  const { client, tree } = await startCaged(scene, kind);
+async function stopCaged(): Promise<void> {
+  for (const undo of undos.reverse()) await undo();
+}
+
+async function terminateEscape(kind: Kind, trick: Escape): Promise<void> {
+  const { client, tree } = await startCaged(kind);
   const { command, leaderLeaves = false, force = false, forced } = trick;
   const spawned = await client.spawn({ command, strays: leaderLeaves ? "keep" : "end" });
   const { id, pid } = spawned;
@@ -181,8 +200,8 @@ async function terminateEscape(scene: Scene, kind: Kind, trick: Escape): Promise
   equal([result.success, spawned.containment], [true, kind]);
 }
 
-async function leaveStray(scene: Scene, kind: Kind, command: string[]): Promise<void> {
-  const { client, tree } = await startCaged(scene, kind);
+async function leaveStray(kind: Kind, command: string[]): Promise<void> {
+  const { client, tree } = await startCaged(kind);
   const { id, containment } = await client.spawn({ command });
   const { process } = await client.wait({ id });
   const alive = describe(tree());
@@ -202,16 +221,17 @@ function whyNot(kind: Kind, { root = false }: { root?: boolean }): string | null
 
 /** All cells of one containment, each a scenario of its own. */
 export function playMatrix(kind: Kind): void {
-  const play = (what: string, trick: { root?: boolean }, body: (scene: Scene) => Promise<void>) => {
+  const play = (what: string, trick: { root?: boolean }, body: () => Promise<void>) => {
     const reason = whyNot(kind, trick);
     if (reason === null) scenario(`${kind}: ${what}`, body, LIMIT_MS);
     else skipped(`${kind}: ${what}`, reason);
   };
   for (const [what, trick] of Object.entries(escapes)) {
-    play(what, trick, (scene) => terminateEscape(scene, kind, trick));
+    play(what, trick, () => terminateEscape(kind, trick));
   }
   for (const [route, { command }] of Object.entries(routes)) {
     const what = `the leader ends by itself and leaves a stray ${route}, which is ended`;
-    play(what, {}, (scene) => leaveStray(scene, kind, command));
+    play(what, {}, () => leaveStray(kind, command));
   }
+  play("the daemon of all this stops, and leaves nothing", {}, stopCaged);
 }

@@ -14,6 +14,7 @@ export type Scene = {
 };
 
 const LIMIT_MS = 15_000;
+const LOOK_AGAIN_MS = 10;
 
 /** Run `body` as one test. Throws nothing: uvu prints the outcome and the runner counts it. */
 export function scenario(
@@ -85,7 +86,7 @@ export async function until<T>(
       return value as Exclude<T, false | null | undefined>;
     }
     if (performance.now() > endMs) throw new Error(`${what}: not within ${limitMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
   }
 }
 
