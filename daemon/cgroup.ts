@@ -3,6 +3,7 @@
 
 import {
   closeSync,
+  fstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -24,8 +25,13 @@ const REMOVE_MS = 1_000;
 /** How often to look when the system has no inotify watch left, for as long as that lasts. */
 const NO_WATCH_PAUSE_MS = 50;
 
-/** A cgroup, and its two lists kept open: they are read at every turn. */
-type Room = { readonly folder: string; readonly procs: number; readonly events: number };
+/** A cgroup kept open, itself and its two lists: they are looked at at every turn. */
+type Room = {
+  readonly folder: string;
+  readonly self: number;
+  readonly procs: number;
+  readonly events: number;
+};
 
 function makeRoom(folder: string): Room {
   mkdirSync(folder);
@@ -38,23 +44,29 @@ function makeRoom(folder: string): Room {
 }
 
 function openRoom(folder: string): Room {
-  const procs = openSync(join(folder, "cgroup.procs"), "r");
-  return { folder, procs, events: openOther(join(folder, "cgroup.events"), procs) };
-}
-
-function openOther(path: string, first: number): number {
+  const fds: number[] = [];
   try {
-    return openSync(path, "r");
+    for (const name of ["", "cgroup.procs", "cgroup.events"]) {
+      fds.push(openSync(join(folder, name), "r"));
+    }
+    const [self = -1, procs = -1, events = -1] = fds;
+    return { folder, self, procs, events };
   } catch (error) {
-    closeSync(first);
+    for (const fd of fds) closeSync(fd);
     throw error;
   }
 }
 
-function closeRoom({ folder, procs, events }: Room): void {
-  closeSync(procs);
-  closeSync(events);
+function closeRoom({ folder, self, procs, events }: Room): void {
+  for (const fd of [self, procs, events]) closeSync(fd);
   void removeSoon(folder);
+}
+
+/** As `listMembers`, of a room: a folder has a link from each below it, and a tree has seldom made any. */
+function membersIn({ folder, self, procs }: Room): number[] {
+  const own = pidsIn(readListAgain(procs));
+  if (fstatSync(self).nlink <= 2) return own;
+  return own.concat(childrenOf(folder).flatMap(listMembers));
 }
 
 /** One cgroup per process, named by its id, below `base`, which exists and is writable. */
@@ -99,7 +111,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
   /** The leader is a member from its first moment, also while it is on its way in. */
   const members = () => {
     if (isGone) return [];
-    const pids = pidsIn(readListAgain(room.procs)).concat(childrenOf(folder).flatMap(listMembers));
+    const pids = membersIn(room);
     if (leader.exit === null && !pids.includes(leader.pid)) pids.push(leader.pid);
     return pids;
   };

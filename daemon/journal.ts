@@ -139,7 +139,8 @@ export function append(journal: Journal, line: Line): string | null {
   if (draft?.isWhole === true || draft?.held.has(line.id)) draft.pending.push(text);
   if (journal.trouble !== null) return journal.trouble;
   try {
-    if (fstatSync(journal.tail.fd).nlink === 0) writeAnew(journal);
+    // Looked at before each start, and soon after everything else.
+    if ("spec" in line) keepInPlace(journal);
     put(journal.tail, text);
   } catch (error) {
     return fallBehind(journal, error as NodeJS.ErrnoException);
@@ -165,6 +166,7 @@ function syncSoon(journal: Journal): void {
   journal.isSyncDue = true;
   setTimeout(() => {
     journal.isSyncDue = false;
+    tryKeepInPlace(journal);
     const { fd } = journal.tail;
     fdatasync(fd, (error) => {
       if (error !== null && fd === journal.tail.fd) fallBehind(journal, error);
@@ -184,13 +186,22 @@ function fallBehind(journal: Journal, { code, message }: NodeJS.ErrnoException):
   return journal.trouble;
 }
 
-/** At once: the file was removed, and the next line must not be lost with it. */
-function writeAnew(journal: Journal): void {
+/** If the file was removed it is written anew at once: what comes next must not be lost with it. */
+function keepInPlace(journal: Journal): void {
+  if (fstatSync(journal.tail.fd).nlink > 0) return;
   journal.reclaim();
   const draft = begin(journal);
   while (!fill(draft));
   replaceBy(journal, draft);
   journal.log.warning("the journal was removed, and is written anew", { path: journal.path });
+}
+
+function tryKeepInPlace(journal: Journal): void {
+  try {
+    if (journal.trouble === null) keepInPlace(journal);
+  } catch (error) {
+    fallBehind(journal, error as NodeJS.ErrnoException);
+  }
 }
 
 // --- tidying up -------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ function withReserve<T>(read: () => T): T {
  * The first `maxBytes` of a /proc file, or null when its process is gone. A single read is one
  * consistent word of the kernel.
  */
-function readProc(path: string, maxBytes = 4096): string | null {
+function readProc(path: string, maxBytes = PROC_BYTES): string | null {
   return readProcBytes(path, maxBytes)?.toString("latin1") ?? null;
 }
 
@@ -110,6 +110,43 @@ export function readListAgain(fd: number): string {
   return text;
 }
 
+/**
+ * Two files of one process, kept open by whoever reads them again and again: a third of the cost, and
+ * never those of a later bearer of its number (ESRCH then).
+ */
+export type Look = { readonly pid: number; readonly stat: number; readonly cmdline: number };
+
+/** Null when the process is gone, or no descriptor is to be had. */
+export function openLook(pid: number): Look | null {
+  const fds: number[] = [];
+  try {
+    for (const name of ["stat", "cmdline"]) fds.push(openSync(`/proc/${pid}/${name}`, "r"));
+    const [stat = -1, cmdline = -1] = fds;
+    return { pid, stat, cmdline };
+  } catch (error) {
+    for (const fd of fds) closeSync(fd);
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (isGone(error) || code === "EMFILE" || code === "ENFILE") return null;
+    throw error;
+  }
+}
+
+export function closeLook({ stat, cmdline }: Look): void {
+  closeSync(stat);
+  closeSync(cmdline);
+}
+
+const PROC_BYTES = 4096;
+
+function readHeld(fd: number): string | null {
+  try {
+    return scratch.toString("latin1", 0, readSync(fd, scratch, 0, PROC_BYTES, 0));
+  } catch (error) {
+    if (isGone(error)) return null;
+    throw error;
+  }
+}
+
 /** EACCES and EPERM: another user's process does not show this file to us. */
 function isGone(error: unknown): boolean {
   const { code = "" } = error as NodeJS.ErrnoException;
@@ -117,8 +154,8 @@ function isGone(error: unknown): boolean {
 }
 
 /** /proc/PID/stat, or null when there is no such process, not even as a zombie. */
-export function readStat(pid: number): Stat | null {
-  const line = readProc(`/proc/${pid}/stat`);
+export function readStat(pid: number, look: Look | null = null): Stat | null {
+  const line = look?.pid === pid ? readHeld(look.stat) : readProc(`/proc/${pid}/stat`);
   if (line === null || line === "") return null;
   const open = line.indexOf("(");
   const close = line.lastIndexOf(")");
@@ -159,8 +196,9 @@ export function isLiving(stat: Stat): boolean {
 }
 
 /** The command line (its first 4 KiB), arguments joined by spaces; `[comm]` where there is none, as ps prints it. */
-export function commandLine(stat: Stat): string {
-  const raw = readProc(`/proc/${stat.pid}/cmdline`);
+export function commandLine(stat: Stat, look: Look | null = null): string {
+  const { pid } = stat;
+  const raw = look?.pid === pid ? readHeld(look.cmdline) : readProc(`/proc/${pid}/cmdline`);
   if (raw === null || raw === "") return `[${stat.comm}]`;
   return Buffer.from(raw, "latin1").toString("utf8").replace(/\0+$/, "").replaceAll("\0", " ");
 }

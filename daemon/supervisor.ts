@@ -16,7 +16,14 @@ import { controls, type Sight, seesAll, type Viewer } from "./access.js";
 import type { Containment, Reach } from "./containment.js";
 import { type Descent, type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
 import { signalProcess } from "./pidfd.js";
-import { commandLine, isLiving as isAlive, readStat, type Stat } from "./procfs.js";
+import {
+  commandLine,
+  isLiving as isAlive,
+  type Look,
+  openLook,
+  readStat,
+  type Stat,
+} from "./procfs.js";
 import { isFinal } from "./state.js";
 import {
   apply,
@@ -242,7 +249,11 @@ export async function inspect(
 /** One look at the kernel serves all who ask in the same turn of the loop. */
 function membersNow(entry: Living): Promise<Member[]> {
   if (entry.members === null) {
-    entry.members = statsOf(entry.tree).then((stats) => stats.sort(byAge).map(asMember));
+    entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
+    const { look } = entry;
+    entry.members = statsOf(entry.tree, look).then((stats) =>
+      stats.sort(byAge).map((stat) => asMember(stat, look)),
+    );
     setImmediate(() => {
       entry.members = null;
     });
@@ -250,8 +261,8 @@ function membersNow(entry: Living): Promise<Member[]> {
   return entry.members;
 }
 
-async function statsOf(tree: Containment): Promise<Stat[]> {
-  return (await tree.members()).flatMap((pid) => readStat(pid) ?? []).filter(isAlive);
+async function statsOf(tree: Containment, look: Look | null): Promise<Stat[]> {
+  return (await tree.members()).flatMap((pid) => readStat(pid, look) ?? []).filter(isAlive);
 }
 
 /** Parents before their children. */
@@ -259,9 +270,9 @@ function byAge(a: Stat, b: Stat): number {
   return a.startTicks - b.startTicks || a.pid - b.pid;
 }
 
-function asMember(stat: Stat): Member {
+function asMember(stat: Stat, look: Look | null): Member {
   const { pid, ppid, state } = stat;
-  return { pid, ppid, state, command: commandLine(stat) };
+  return { pid, ppid, state, command: commandLine(stat, look) };
 }
 
 /**
@@ -308,7 +319,7 @@ export async function usage(
   const { tree, leader } = entry;
   const { pid } = describe(entry);
   const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
-  const measured = await sampler.measure({ leaderPid, members: () => statsOf(tree) });
+  const measured = await sampler.measure({ leaderPid, members: () => statsOf(tree, null) });
   return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
 }
 

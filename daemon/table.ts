@@ -10,6 +10,7 @@ import { append, type Journal } from "./journal.js";
 import type { Ladder } from "./ladder.js";
 import type { Log } from "./log.js";
 import { type OutputFolder, removeOutput } from "./output.js";
+import { closeLook, type Look } from "./procfs.js";
 import type { Line, Spec } from "./records.js";
 import { type Event, isFinal, type State, step } from "./state.js";
 import type { Tags } from "./tag.js";
@@ -24,6 +25,8 @@ export type Entry = {
   tree: Containment | null;
   ladder: Ladder | null;
   readonly waiters: Set<() => void>;
+  /** Its leader's files in /proc, open since somebody first asked for its members. */
+  look: Look | null;
   /** The members as read in this turn of the loop, for all who ask in it. */
   members: Promise<Member[]> | null;
 };
@@ -174,7 +177,7 @@ function timestamp(ms: number | null): string | null {
 
 /** Nothing works on it yet. */
 export function createEntry(id: string, spec: Spec, state: State): Entry {
-  const idle = { leader: null, tree: null, ladder: null, members: null };
+  const idle = { leader: null, tree: null, ladder: null, look: null, members: null };
   return { id, spec, state, ...idle, waiters: new Set() };
 }
 
@@ -192,7 +195,8 @@ export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Co
   entry.tree = tree;
   table.living += 1;
   countLiving(table.takings, entry.spec.owner.uid, 1);
-  entry.waiters.add(capOutput(table.output, entry.id));
+  const lastLook = capOutput(table.output, entry.id);
+  entry.waiters.add(() => setImmediate(lastLook)); // whoever waits for the end is answered first
 }
 
 /** Have its leader's pidfd kept, so that its end is known even if it comes while no daemon lives. */
@@ -231,7 +235,8 @@ function settle(table: Table, entry: Entry): void {
     table.living -= 1;
     countLiving(table.takings, entry.spec.owner.uid, -1);
   }
-  const { tree, leader } = entry;
+  const { tree, leader, look } = entry;
+  entry.look = null;
   entry.leader = null;
   entry.tree = null;
   table.keeper.unstore(entry.id);
@@ -242,6 +247,7 @@ function settle(table: Table, entry: Entry): void {
   setImmediate(() => {
     tree?.release();
     leader?.release();
+    if (look !== null) closeLook(look);
     keep(table, entry);
   });
 }

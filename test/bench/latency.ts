@@ -13,8 +13,11 @@ import {
   startProgram,
 } from "./scene.js";
 
-/** Between spawn and terminate, and between rounds: the command is past its start, the rest is done. */
-const PAUSE_MS = 5;
+/**
+ * Between spawn and terminate, and between rounds: the command is past its start, which takes some 7 ms in
+ * a cgroup, and the rest is done.
+ */
+const PAUSE_MS = 15;
 /** The daemon lives long: what is measured is its steady state, past the compiler. */
 const WARM_UP_ROUNDS = 500;
 
