@@ -3,8 +3,8 @@
 import type { Socket } from "node:net";
 import { Refusal } from "../client/wire.js";
 import { admit, type Policy } from "./access.js";
-import { peerCredentials, peerGroups } from "./native.js";
 import type { Behalf, Identity } from "./spawn.js";
+import { peerCredentials, peerGroups } from "./unix.js";
 import { type Account, findAccount } from "./users.js";
 
 const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

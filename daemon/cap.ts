@@ -4,8 +4,8 @@
 import { fstatSync, ftruncateSync, statSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import type { Stream } from "../client/wire.js";
+import { punchHole } from "./files.js";
 import { watchGrowth } from "./growth.js";
-import { punchHole } from "./native.js";
 import { BLOCK_BYTES, freedBytes, type OutputFolder, outputFile, streams } from "./output.js";
 import { createSlices } from "./slices.js";
 

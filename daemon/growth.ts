@@ -2,7 +2,7 @@
 // each. The kernel drops a watch at its first event, so that a busy writer wakes us once. man 7 inotify.
 
 import { closeSync } from "node:fs";
-import { inotifyAdd, inotifyInit, inotifyRemove } from "./native.js";
+import { inotifyAdd, inotifyInit, inotifyRemove } from "./files.js";
 import { Pipe } from "./pidfd.js";
 
 const IN_MODIFY = 0x0002;

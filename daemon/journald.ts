@@ -3,7 +3,7 @@
 // systemd.io/JOURNAL_NATIVE_PROTOCOL; for the streams, man 3 sd_journal_stream_fd.
 
 import { existsSync, writeSync } from "node:fs";
-import { connectStream, datagramSocket, sendDatagram } from "./native.js";
+import { connectStream, datagramSocket, sendDatagram } from "./unix.js";
 
 const RECORDS = "/run/systemd/journal/socket";
 const STREAMS = "/run/systemd/journal/stdout";

@@ -16,7 +16,8 @@ import {
 import net from "node:net";
 import { join } from "node:path";
 import { limits } from "../client/wire.js";
-import { boundTo, tryLock } from "./native.js";
+import { tryLock } from "./native.js";
+import { boundTo } from "./unix.js";
 
 /** Something about this machine keeps the daemon from starting; the message names it and the fix. */
 export class CannotStart extends Error {}

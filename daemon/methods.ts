@@ -18,21 +18,12 @@ import { type Feed, follow, type Listener, subscribe, unsubscribe } from "./feed
 import type { Log } from "./log.js";
 import { describeContract } from "./openrpc.js";
 import { readOutput } from "./reading.js";
+import { counts, inspect, list, usage, wait } from "./reports.js";
 import type { Call } from "./rpc.js";
 import { type Behalf, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
 import { countStrays, strays } from "./strays.js";
-import {
-  counts,
-  inspect,
-  list,
-  pause,
-  resume,
-  sendSignal,
-  terminate,
-  usage,
-  wait,
-} from "./supervisor.js";
+import { pause, resume, sendSignal, terminate } from "./supervisor.js";
 import { find, type Table } from "./table.js";
 import type { Sampler } from "./usage.js";
 

@@ -1,7 +1,8 @@
-// The system calls that Node lacks, through koffi: the only file that leaves JavaScript. Each wrapper
-// is typed, names its manual page and throws an Error with the kernel's errno as `code`.
+// The system calls on processes that Node lacks, through koffi. Each wrapper is typed, names its manual
+// page and throws an Error with the kernel's errno as `code`; so do those of files.ts, unix.ts and users.ts,
+// the only others that leave JavaScript.
 
-import { closeSync, writeSync } from "node:fs";
+import { writeSync } from "node:fs";
 import { constants } from "node:os";
 import koffi from "koffi";
 
@@ -15,16 +16,14 @@ const flockFn = libc.func("int flock(int fd, int operation)");
 const ioctlFn = libc.func("int ioctl(int fd, ulong request, ...)");
 const waitidFn = libc.func("int waitid(int type, int id, void *info, int options)");
 const prlimitFn = libc.func("int prlimit64(int pid, int resource, void *set, void *old)");
-const getsockoptFn = libc.func(
-  "int getsockopt(int fd, int level, int name, void *value, void *length)",
-);
 
 /** Bytes of a page, the unit of memory in /proc/PID/stat. man 2 getpagesize. */
 export const pageBytes: number = libc.func("int getpagesize()")();
 
 const errnoNames = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
 
-function failure(call: string, errno: number): Error {
+/** A failed call, as an Error that Node itself might have made. */
+export function failure(call: string, errno: number): Error {
   const code = errnoNames.get(errno) ?? `E${errno}`;
   return Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
 }
@@ -62,72 +61,6 @@ export function keepDescriptorsFromChildren(): void {
   const LAST = 0xffffffff;
   const args = ["uint", 3, "uint", LAST, "uint", CLOSE_RANGE_CLOEXEC];
   check(Number(syscallFn(SYS_close_range, ...args)), "close_range");
-}
-
-// --- holes in files ---------------------------------------------------------------------------
-
-// On a thread of the pool: both wait for whoever is in the middle of a write to that file.
-const fallocateFn = libc.func("int fallocate64(int fd, int mode, int64_t offset, int64_t length)");
-const lseekFn = libc.func("int64_t lseek64(int fd, int64_t offset, int whence)");
-
-/** The result of a call on a thread of the pool, and its errno. */
-function inPool(fn: ReturnType<typeof libc.func>, ...args: number[]): Promise<[number, number]> {
-  return new Promise((resolve, reject) => {
-    fn.async(...args, (error: Error | null, result: number) => {
-      if (error === null) resolve([result, koffi.errno()]);
-      else reject(error);
-    });
-  });
-}
-
-/**
- * Give the blocks of a part of a file back; it reads as zeros from then on, and the size stays. Only
- * whole blocks are freed, the rest is zeroed. Rejects with EOPNOTSUPP where the file system cannot.
- * man 2 fallocate.
- */
-export async function punchHole(fd: number, offset: number, length: number): Promise<void> {
-  const FALLOC_FL_KEEP_SIZE = 1;
-  const FALLOC_FL_PUNCH_HOLE = 2;
-  const mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
-  const [result, errno] = await inPool(fallocateFn, fd, mode, offset, length);
-  if (result < 0) throw failure("fallocate", errno);
-}
-
-/**
- * The offset of the first byte that lies in no hole; null when there is none. Where a file system
- * does not tell, 0: everything is data. Moves the file's own offset. man 2 lseek.
- */
-export async function firstData(fd: number): Promise<number | null> {
-  const SEEK_DATA = 3;
-  const [result, errno] = await inPool(lseekFn, fd, 0, SEEK_DATA);
-  if (result >= 0) return result;
-  if (errno === constants.errno.ENXIO) return null;
-  if (errno === constants.errno.EINVAL) return 0;
-  throw failure("lseek", errno);
-}
-
-// --- files that grow --------------------------------------------------------------------------
-
-const inotifyInitFn = libc.func("int inotify_init1(int flags)");
-const inotifyAddFn = libc.func("int inotify_add_watch(int fd, const char *path, uint32_t mask)");
-const inotifyRemoveFn = libc.func("int inotify_rm_watch(int fd, int watch)");
-
-/** A descriptor that tells what happens to watched files. Throws EMFILE. man 2 inotify_init1. */
-export function inotifyInit(): number {
-  const IN_NONBLOCK = 0o4000;
-  const IN_CLOEXEC = 0o2000000;
-  return check(inotifyInitFn(IN_NONBLOCK | IN_CLOEXEC), "inotify_init1");
-}
-
-/** A number for the watch, not used again soon. Throws ENOENT, ENOSPC. man 2 inotify_add_watch. */
-export function inotifyAdd(fd: number, path: string, mask: number): number {
-  return check(inotifyAddFn(fd, path, mask >>> 0), "inotify_add_watch");
-}
-
-/** Nothing happens when the kernel has dropped it already. man 2 inotify_rm_watch. */
-export function inotifyRemove(fd: number, watch: number): void {
-  const result: number = inotifyRemoveFn(fd, watch);
-  if (result < 0 && koffi.errno() !== constants.errno.EINVAL) check(result, "inotify_rm_watch");
 }
 
 // --- processes by descriptor ------------------------------------------------------------------
@@ -205,7 +138,7 @@ export function fromWaitStatus(status: number): Ended {
   return signal === 0 ? { by: "code", code: (status >> 8) & 0xff } : { by: "signal", signal };
 }
 
-// --- limits and sockets -----------------------------------------------------------------------
+// --- limits -------------------------------------------------------------------------------------
 
 const RLIMIT_LOCKS = 10;
 const rlimit = Buffer.alloc(16);
@@ -227,33 +160,6 @@ export function setLocksLimit(soft: bigint): void {
   check(prlimitFn(0, RLIMIT_LOCKS, null, rlimit), "prlimit");
   rlimit.writeBigUInt64LE(soft, 0);
   check(prlimitFn(0, RLIMIT_LOCKS, rlimit, null), "prlimit");
-}
-
-/**
- * Who called connect(2) at the other end of a Unix socket, at that moment. The pid is for the log: it
- * may be somebody else's by now. man 7 unix, SO_PEERCRED.
- */
-export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
-  const SO_PEERCRED = 17;
-  const value = Buffer.alloc(12);
-  const length = Buffer.alloc(4);
-  length.writeInt32LE(value.length);
-  check(getsockoptFn(fd, SOL_SOCKET, SO_PEERCRED, value, length), "getsockopt");
-  return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) };
-}
-
-/** The supplementary groups of that caller. man 7 unix, SO_PEERGROUPS (Linux 4.13). */
-export function peerGroups(fd: number): number[] {
-  const SOL_SOCKET = 1;
-  const SO_PEERGROUPS = 59;
-  for (let room = 64; ; room *= 4) {
-    const value = new Uint32Array(room);
-    const length = Uint32Array.of(value.byteLength);
-    const result: number = getsockoptFn(fd, SOL_SOCKET, SO_PEERGROUPS, value, length);
-    if (result < 0 && koffi.errno() === constants.errno.ERANGE) continue;
-    check(result, "getsockopt");
-    return [...value.subarray(0, (length[0] ?? 0) / value.BYTES_PER_ELEMENT)];
-  }
 }
 
 const RLIMIT_NOFILE = 7;
@@ -291,133 +197,6 @@ export function anonymousFile(content: Buffer): number {
   // At offsets, so that the descriptor itself stays at 0, where the child begins.
   for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at, at);
   return fd;
-}
-
-// --- Unix sockets -----------------------------------------------------------------------------
-
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
-const SOCK_DGRAM = 2;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
-
-const socketFn = libc.func("int socket(int domain, int type, int protocol)");
-const connectFn = libc.func("int connect(int fd, const uint8_t *address, uint32 length)");
-const shutdownFn = libc.func("int shutdown(int fd, int how)");
-const setsockoptFn = libc.func(
-  "int setsockopt(int fd, int level, int name, const uint8_t *value, uint32 length)",
-);
-const getsocknameFn = libc.func(
-  "int getsockname(int fd, uint8_t *address, _Inout_ uint32 *length)",
-);
-const pipeFn = libc.func("int pipe2(_Out_ int *fds, int flags)");
-koffi.struct("iovec", { base: "const uint8_t *", length: "size_t" });
-koffi.struct("msghdr", {
-  name: "const uint8_t *",
-  nameLength: "uint32",
-  parts: "iovec *",
-  partCount: "size_t",
-  control: "const uint8_t *",
-  controlLength: "size_t",
-  flags: "int",
-});
-const sendmsgFn = libc.func("intptr_t sendmsg(int fd, const msghdr *message, int flags)");
-
-/** A path, or an abstract name as `@name`. man 7 unix: an abstract one is as long as it says. */
-function unixAddress(place: string): Buffer {
-  const isAbstract = place.startsWith("@");
-  const path = Buffer.from(isAbstract ? `\0${place.slice(1)}` : `${place}\0`);
-  const family = Buffer.alloc(2);
-  family.writeUInt16LE(AF_UNIX);
-  return Buffer.concat([family, path]);
-}
-
-/** A datagram socket whose sends wait for a slow receiver at most `waitMs`; with 0 not at all. */
-export function datagramSocket(waitMs: number): number {
-  const kind = SOCK_DGRAM | SOCK_CLOEXEC | (waitMs === 0 ? SOCK_NONBLOCK : 0);
-  const fd = check(socketFn(AF_UNIX, kind, 0), "socket");
-  if (waitMs > 0) setSendTimeout(fd, waitMs);
-  return fd;
-}
-
-/**
- * A stream connected to `place`, to be written to only. Throws ENOENT or ECONNREFUSED when nobody listens
- * there, EAGAIN when it is not accepted within `waitMs`. man 2 connect.
- */
-export function connectStream(place: string, waitMs: number): number {
-  const SHUT_RD = 0;
-  const fd = check(socketFn(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
-  try {
-    const address = unixAddress(place);
-    setSendTimeout(fd, waitMs);
-    check(connectFn(fd, address, address.length), "connect");
-    check(shutdownFn(fd, SHUT_RD), "shutdown");
-    setSendTimeout(fd, 0);
-    return fd;
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
-}
-
-/** Of sends, and of connect; 0 is for ever. man 7 socket, SO_SNDTIMEO. */
-function setSendTimeout(fd: number, waitMs: number): void {
-  const SO_SNDTIMEO = 21;
-  const timeval = Buffer.alloc(16);
-  timeval.writeBigInt64LE(BigInt(Math.floor(waitMs / 1000)), 0);
-  timeval.writeBigInt64LE(BigInt((waitMs % 1000) * 1000), 8);
-  check(setsockoptFn(fd, SOL_SOCKET, SO_SNDTIMEO, timeval, timeval.length), "setsockopt");
-}
-
-/**
- * Send one datagram, and copies of `fds` with it. Throws ENOENT and ECONNREFUSED when nobody receives
- * at `place`, EAGAIN when the receiver is behind, EMSGSIZE. man 2 sendmsg, man 3 cmsg.
- */
-export function sendDatagram(fd: number, place: string, bytes: Buffer, fds: number[] = []): void {
-  const MSG_NOSIGNAL = 0x4000;
-  const name = unixAddress(place);
-  const control = fds.length === 0 ? null : rights(fds);
-  const message = {
-    name,
-    nameLength: name.length,
-    parts: [{ base: bytes, length: bytes.length }],
-    partCount: 1,
-    control,
-    controlLength: control?.length ?? 0,
-    flags: 0,
-  };
-  check(Number(sendmsgFn(fd, message, MSG_NOSIGNAL)), "sendmsg");
-}
-
-/** One control message of SCM_RIGHTS: a header of 16 bytes, the descriptors, padding to 8. */
-function rights(fds: readonly number[]): Buffer {
-  const SCM_RIGHTS = 1;
-  const HEADER = 16;
-  const length = HEADER + 4 * fds.length;
-  const control = Buffer.alloc(Math.ceil(length / 8) * 8);
-  control.writeBigUInt64LE(BigInt(length), 0);
-  control.writeInt32LE(SOL_SOCKET, 8);
-  control.writeInt32LE(SCM_RIGHTS, 12);
-  for (const [at, one] of fds.entries()) control.writeInt32LE(one, HEADER + 4 * at);
-  return control;
-}
-
-/** Where a Unix socket is bound: a path, `@name`, or "" for nowhere. man 2 getsockname, man 7 unix. */
-export function boundTo(fd: number): string {
-  const address = Buffer.alloc(110);
-  const length = [address.length];
-  check(getsocknameFn(fd, address, length), "getsockname");
-  const name = address.toString("utf8", 2, length[0]);
-  return name.startsWith("\0") ? `@${name.slice(1)}` : name.replace(/\0.*$/s, "");
-}
-
-/** A pipe, closed on exec: what is written to `write` is read from `read`. man 2 pipe. */
-export function openPipe(): { read: number; write: number } {
-  const O_CLOEXEC = 0o2000000;
-  const ends = [0, 0];
-  check(pipeFn(ends, O_CLOEXEC), "pipe2");
-  return { read: ends[0] ?? -1, write: ends[1] ?? -1 };
 }
 
 // --- posix_spawn ------------------------------------------------------------------------------

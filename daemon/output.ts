@@ -5,9 +5,9 @@ import { closeSync, mkdirSync, openSync, watch } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
+import { firstData, punchHole } from "./files.js";
 import { openStream } from "./journald.js";
 import type { Log } from "./log.js";
-import { firstData, punchHole } from "./native.js";
 import { LEAST_OUTPUT_BYTES } from "./settings.js";
 
 /** A place for the output of many processes: `<folder>/<id>.stdout` and `.stderr`. */

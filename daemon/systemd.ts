@@ -5,8 +5,8 @@
 
 import { closeSync } from "node:fs";
 import net from "node:net";
-import { datagramSocket, openPipe, sendDatagram } from "./native.js";
 import type { Unit } from "./settings.js";
+import { datagramSocket, openPipe, sendDatagram } from "./unix.js";
 
 /** How long PID 1 may leave a message waiting, and with it the main loop. */
 const SEND_MS = 500;

@@ -1,0 +1,164 @@
+// What is told of processes: list, status, wait, usage, counts. What is done to them is the supervisor's.
+
+import {
+  type Checked,
+  type Member,
+  type Process,
+  type Result,
+  type Status,
+  statuses,
+} from "../client/wire.js";
+import { controls, type Sight, seesAll, type Viewer } from "./access.js";
+import type { Containment } from "./containment.js";
+import {
+  commandLine,
+  isLiving as isAlive,
+  type Look,
+  openLook,
+  readStat,
+  type Stat,
+} from "./procfs.js";
+import { isFinal } from "./state.js";
+import {
+  describe,
+  type Entry,
+  find,
+  findLiving,
+  isLiving,
+  type Living,
+  statusOf,
+  type Table,
+} from "./table.js";
+import type { Sampler } from "./usage.js";
+
+/** One line must hold a page; what is left after it is fetched with `after`. */
+const PAGE_BYTES = 768 * 1024;
+
+/** Processes in the order of their spawns. Refusal: `process_not_found` when `after` is unknown. */
+export function list(table: Table, params: Checked<"list">, viewer: Viewer): Result<"list"> {
+  if (params.after !== undefined) find(table, { id: params.after }, viewer);
+  const processes: Process[] = [];
+  let begun = params.after === undefined;
+  let bytes = 0;
+  for (const entry of table.entries.values()) {
+    if (begun && controls(viewer, entry.spec.owner.uid) && isListed(entry, params)) {
+      const process = describe(entry);
+      bytes += JSON.stringify(process).length;
+      if (bytes > PAGE_BYTES && processes.length > 0) {
+        return { processes, next: processes.at(-1)?.id ?? null };
+      }
+      processes.push(process);
+    }
+    begun ||= entry.id === params.after;
+  }
+  return { processes, next: null };
+}
+
+function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boolean {
+  if (wanted !== undefined) return statusOf(entry) === wanted;
+  return all || !isFinal(entry.state);
+}
+
+/** One process and its living members, as the kernel has them now. */
+export async function inspect(
+  table: Table,
+  params: Checked<"status">,
+  viewer: Viewer,
+): Promise<Result<"status">> {
+  const entry = find(table, params, viewer);
+  const members = isLiving(entry) ? await membersNow(entry) : [];
+  return { ...describe(entry), members };
+}
+
+/** One look at the kernel serves all who ask in the same turn of the loop. */
+export function membersNow(entry: Living): Promise<Member[]> {
+  if (entry.members === null) {
+    entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
+    const { look } = entry;
+    entry.members = statsOf(entry.tree, look).then((stats) =>
+      stats.sort(byAge).map((stat) => asMember(stat, look)),
+    );
+    setImmediate(() => {
+      entry.members = null;
+    });
+  }
+  return entry.members;
+}
+
+async function statsOf(tree: Containment, look: Look | null): Promise<Stat[]> {
+  return (await tree.members()).flatMap((pid) => readStat(pid, look) ?? []).filter(isAlive);
+}
+
+/** Parents before their children. */
+function byAge(a: Stat, b: Stat): number {
+  return a.startTicks - b.startTicks || a.pid - b.pid;
+}
+
+function asMember(stat: Stat, look: Look | null): Member {
+  const { pid, ppid, state } = stat;
+  return { pid, ppid, state, command: commandLine(stat, look) };
+}
+
+/**
+ * Resolves when the process has ended, when `timeoutMs` is over, or when the caller is gone: then
+ * nobody is left to answer, and nothing of the call remains.
+ */
+export async function wait(
+  table: Table,
+  params: Checked<"wait">,
+  viewer: Viewer,
+  onCallerGone: (fn: () => void) => () => void,
+): Promise<Result<"wait">> {
+  const entry = find(table, params, viewer);
+  if (!isFinal(entry.state)) await untilEnded(entry, params.timeoutMs, onCallerGone);
+  return { ended: isFinal(entry.state), process: describe(entry) };
+}
+
+function untilEnded(
+  entry: Entry,
+  timeoutMs: number | undefined,
+  onCallerGone: (fn: () => void) => () => void,
+): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = timeoutMs === undefined ? null : setTimeout(done, timeoutMs);
+    const stayed = onCallerGone(done);
+    entry.waiters.add(done);
+    function done(): void {
+      if (timer !== null) clearTimeout(timer);
+      stayed();
+      entry.waiters.delete(done);
+      resolve();
+    }
+  });
+}
+
+/** CPU and memory of leader and tree, over a short window that begins now. */
+export async function usage(
+  table: Table,
+  sampler: Sampler,
+  params: Checked<"usage">,
+  viewer: Viewer,
+): Promise<Result<"usage">> {
+  const entry = findLiving(table, params, viewer);
+  const { tree, leader } = entry;
+  const { pid } = describe(entry);
+  const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
+  const measured = await sampler.measure({ leaderPid, members: () => statsOf(tree, null) });
+  return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
+}
+
+/** How many processes the viewer sees in each status. */
+export function counts(table: Table, viewer: Sight): Record<Status, number> {
+  const zero = Object.fromEntries(statuses.map((name) => [name, 0])) as Record<Status, number>;
+  for (const entry of table.entries.values()) {
+    if (controls(viewer, entry.spec.owner.uid)) zero[statusOf(entry)] += 1;
+  }
+  return zero;
+}
+
+/** The living in a few words, for `systemctl status`. */
+export function summary(table: Table): string {
+  const all = counts(table, seesAll);
+  const living = (["starting", "running", "stopping"] as const).filter((name) => all[name] > 0);
+  return living.map((name) => `${all[name]} ${name}`).join(", ") || "no processes";
+}
