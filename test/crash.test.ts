@@ -150,7 +150,7 @@ async function compare(client: Client, daemon: Daemon, cage: Cage, told: Told): 
     return String(known.sort()) === String(living.sort());
   });
   equal((await client.strays({})).strays, []);
-  const { processes } = await client.list({ all: true });
+  const processes = await listAll(client);
   const byId = new Map(processes.map((one) => [one.id, one]));
   is(byId.size, processes.length);
   for (const { id, pid } of told.spawned.values()) is(byId.get(id)?.pid, pid);
@@ -172,6 +172,16 @@ function assertPossible({ command, exitCode, signal, exit }: Process): void {
     possible[kind]?.includes(exitCode ?? signal ?? ""),
     `${command.join(" ")}: ${exitCode} ${signal}`,
   );
+}
+
+async function listAll(client: Client): Promise<Process[]> {
+  const all: Process[] = [];
+  for (let after: string | null | undefined; after !== null; ) {
+    const page = await client.list({ all: true, ...(after === undefined ? {} : { after }) });
+    all.push(...page.processes);
+    after = page.next;
+  }
+  return all;
 }
 
 async function endAll(client: Client): Promise<void> {
