@@ -154,12 +154,16 @@ function readBody<C>(
   });
 }
 
-function send(response: ServerResponse, { status, text, allow, last }: Reply): void {
+/** What clients branch on, beside the contract's body. */
+const KIND = "procsup-kind";
+
+function send(response: ServerResponse, { status, text, kind, allow, last }: Reply): void {
   const headers: http.OutgoingHttpHeaders = {};
   if (text !== null) {
     headers["content-type"] = "application/json";
     headers["content-length"] = Buffer.byteLength(text) + 1;
   }
+  if (kind !== undefined) headers[KIND] = kind;
   if (allow !== undefined) headers["allow"] = allow;
   if (last === true) headers["connection"] = "close";
   response.writeHead(status, headers);
@@ -167,10 +171,10 @@ function send(response: ServerResponse, { status, text, allow, last }: Reply): v
 }
 
 /** The same as bytes, for where the parser has no request to answer. */
-function plain({ status, text }: Reply): string {
+function plain({ status, text, kind }: Reply): string {
   const length = Buffer.byteLength(text ?? "") + 1;
   const head = `HTTP/1.1 ${status} ${http.STATUS_CODES[status]}`;
-  const fields = `content-type: application/json\r\ncontent-length: ${length}`;
+  const fields = `content-type: application/json\r\ncontent-length: ${length}\r\n${KIND}: ${kind}`;
   return `${head}\r\n${fields}\r\nconnection: close\r\n\r\n${text}\n`;
 }
 

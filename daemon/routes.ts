@@ -1,9 +1,9 @@
 // What the HTTP door answers to which path. A route that acts is a JSON-RPC text put to `answer`, and
-// its answer told in HTTP's words: the status from `kinds`, the text as `error`, the rest as `data`.
+// its answer told in HTTP's words: the status from `kinds`, the text as `error`, the kind as a header.
 
 import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
-import { kinds, type Method, Refusal } from "../client/wire.js";
+import { type Kind, kinds, type Method, Refusal } from "../client/wire.js";
 import { type Answer, readJson } from "./rpc.js";
 
 export type Request = { readonly head: IncomingMessage; readonly body: Buffer };
@@ -12,6 +12,8 @@ export type Reply = {
   readonly status: number;
   /** One JSON text; null where there is nothing to say. */
   readonly text: string | null;
+  /** Of an error, in the header `procsup-kind`. */
+  readonly kind?: Kind;
   /** Methods that would do. */
   readonly allow?: string;
   /** The connection ends with it. */
@@ -28,8 +30,8 @@ type Route<C> = {
 const TERMINATE = "/api/processes/terminate/";
 
 /**
- * The answer to a request whose body is here. Never rejects: every error is a reply,
- * `{"error": text, "data": {"kind": ...}}` with the refusal's status.
+ * The answer to a request whose body is here. Never rejects: every error is a reply, `{"error": text}`
+ * with the refusal's status.
  */
 export function createRoutes<C>(
   answer: Answer<C>,
@@ -87,18 +89,17 @@ function translate(line: string | null): Reply {
   // Our own answer to our own text: the shape is known.
   const { result, error } = JSON.parse(line ?? "{}") as {
     result?: object;
-    error?: { code: number; message: string; data: object };
+    error?: { message: string; data: { kind: Kind } };
   };
   if (error === undefined) return { status: 200, text: JSON.stringify(result) };
-  const { code, message, data } = error;
-  const kind = Object.values(kinds).find((known) => known.code === code);
-  return { status: kind?.http ?? 500, text: JSON.stringify({ error: message, data }) };
+  const { message, data } = error;
+  return failed(new Refusal(data.kind, message));
 }
 
 /** A refusal in HTTP's words; its kind's status unless HTTP has a closer one. */
 export function failed(refusal: Refusal, status: number = kinds[refusal.kind].http): Reply {
-  const { kind, message, facts } = refusal;
-  return { status, text: JSON.stringify({ error: message, data: { kind, ...facts } }) };
+  const { kind, message } = refusal;
+  return { status, kind, text: JSON.stringify({ error: message }) };
 }
 
 // --- what is refused here -------------------------------------------------------------------
