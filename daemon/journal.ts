@@ -99,6 +99,7 @@ export type Journal = JournalParts & {
   /** The errno for which it cannot be written; null while it can. */
   trouble: string | null;
   isSyncDue: boolean;
+  isTidyDue: boolean;
   compactAtBytes: number;
 };
 
@@ -109,7 +110,8 @@ export type Journal = JournalParts & {
 export function openJournal(parts: JournalParts, read: Read): Journal {
   const tail = openTail(parts.path, read);
   const compactAtBytes = read.bad.length > 0 ? 0 : COMPACT_BYTES;
-  return { ...parts, tail, draft: null, trouble: null, isSyncDue: false, compactAtBytes };
+  const idle = { draft: null, trouble: null, isSyncDue: false, isTidyDue: false };
+  return { ...parts, ...idle, tail, compactAtBytes };
 }
 
 /** The file at the end of its whole lines, which is where it goes on. */
@@ -206,9 +208,17 @@ function tryKeepInPlace(journal: Journal): void {
 
 // --- tidying up -------------------------------------------------------------------------------
 
-/** Put a journal in order that has grown, or has bad lines. */
+/**
+ * Put a journal in order that has grown, or has bad lines. In a turn of its own: a line is written before
+ * it is true in `current`, and what is copied from there in between would lack it.
+ */
 export function tidyUp(journal: Journal): void {
-  if (journal.tail.bytes > journal.compactAtBytes) void compact(journal);
+  if (journal.isTidyDue || journal.tail.bytes <= journal.compactAtBytes) return;
+  journal.isTidyDue = true;
+  setImmediate(() => {
+    journal.isTidyDue = false;
+    void compact(journal);
+  });
 }
 
 /** Write the journal anew in its shortest form, in slices; this is also how it comes back from a fault. */

@@ -152,9 +152,10 @@ async function compare(client: Client, daemon: Daemon, cage: Cage, told: Told): 
   equal((await client.strays({})).strays, []);
   const processes = await listAll(client);
   const byId = new Map(processes.map((one) => [one.id, one]));
-  is(byId.size, processes.length);
-  for (const { id, pid } of told.spawned.values()) is(byId.get(id)?.pid, pid);
-  for (const [id, was] of told.ended) equal(byId.get(id), was);
+  is(byId.size, processes.length, "one is listed twice");
+  for (const { id, pid } of told.spawned.values())
+    is(byId.get(id)?.pid, pid, `${id} was told to be ${pid}`);
+  for (const [id, was] of told.ended) equal(byId.get(id), was, `${id} was told to have ended`);
   for (const one of processes) assertPossible(one);
   return processes.length;
 }

@@ -15,8 +15,9 @@ import { join, resolve } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
-import { readJournal } from "../daemon/journal.js";
+import { append, openJournal, readJournal } from "../daemon/journal.js";
 import { encode } from "../daemon/records.js";
+import { step } from "../daemon/state.js";
 import { crash, type Daemon, launchDaemon, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
@@ -162,6 +163,25 @@ scenario(
     }
   },
 );
+
+scenario("the line that sets off a tidying up is not lost by it", async (scene) => {
+  const path = join(scene.folder, "journal");
+  const whole = readFileSync(join(journals, "version-1.journal"), "utf8");
+  writeFileSync(path, `${whole}rubbish\n`);
+  const read = readJournal(path);
+  const [entry] = [...read.recorded.values()].filter(({ state }) => state.at === "running");
+  if (entry === undefined) throw new Error("nobody runs in it");
+  const silent = () => {};
+  const levels = { error: silent, warning: silent, info: silent, debug: silent };
+  const log = { ...levels, flush: silent, setLevel: silent };
+  const current = () => read.recorded.values();
+  const journal = openJournal({ path, log, current, reclaim: silent }, read);
+  const event = { on: "stopAsked", nowMs: 2_000, graceMs: 5 } as const;
+  is(append(journal, { id: entry.id, events: [event] }), null);
+  entry.state = step(entry.state, event);
+  await until("it is tidied up", () => !readFileSync(path, "utf8").includes("rubbish"));
+  is(readJournal(path).recorded.get(entry.id)?.state.at, "stopping");
+});
 
 const mounts = "needs root, to mount a file system of its own";
 const full = "a full disk stops new processes only, and passes";
