@@ -1,7 +1,7 @@
 // The output of processes: files that the children themselves append to. Output never passes through
 // the daemon on its way to disk. What lies in a file is reading.ts's, how much of it cap.ts's.
 
-import { closeSync, mkdirSync, openSync, watch } from "node:fs";
+import { closeSync, fchownSync, mkdirSync, openSync, watch } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../client/wire.js";
@@ -109,6 +109,15 @@ export function createOutput(
     closeSync(stdout);
     throw error;
   }
+}
+
+/**
+ * Make the files a user's own, so that a command of theirs can open them anew by /dev/stdout. Nobody
+ * reaches them by path: the folder stays ours. man 2 fchown.
+ */
+export function giveOutput({ stdout, stderr }: OutputFds, uid: number, gid: number): void {
+  if (stdout !== null) fchownSync(stdout, uid, gid);
+  if (stderr !== null && stderr !== stdout) fchownSync(stderr, uid, gid);
 }
 
 /** Close the daemon's copies: from here on the file belongs to the child alone. */

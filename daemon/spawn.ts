@@ -9,7 +9,7 @@ import type { Containment, Leader, Place } from "./containment.js";
 import { identify } from "./identity.js";
 import { append } from "./journal.js";
 import { type Command, type Failure, type Launch, launch, noRoom } from "./launch.js";
-import { closeOutput, createOutput, type OutputFds } from "./output.js";
+import { closeOutput, createOutput, giveOutput, type OutputFds } from "./output.js";
 import type { Spec } from "./records.js";
 import { type Event, type Exit, isFinal, type Stage } from "./state.js";
 import { descend } from "./supervisor.js";
@@ -58,6 +58,7 @@ export function spawn(
   const { command, cwd, stopSignal, graceMs, strays, name = null } = params;
   admit(table, viewer, name);
   const { user, account, defaults } = as(params.user);
+  if (params.output === "journal" && account !== null) throw notInOurName();
   const id = mintId(table);
   const { containing, socket } = table;
   const place = { containment: containing.kind, room: containing.room(id), socket };
@@ -75,6 +76,13 @@ export function spawn(
   if (!started.ok) throw fail(table, entry, started);
   begin(table, entry, started);
   return describe(entry);
+}
+
+/** journald takes whoever connects to it for the one who writes. */
+function notInOurName(): Refusal {
+  const message =
+    "output: journal would write in the daemon's name, not yours: use split or merged";
+  return new Refusal("permission_denied", message, { field: "output" });
 }
 
 function unrecorded(errno: string): Failure {
@@ -132,6 +140,8 @@ function start(
   }
   try {
     const { tags } = table;
+    const { account } = command;
+    if (account !== null) giveOutput(output, account.uid, account.gid);
     const place = table.containing.prepare(id);
     const tag = tags.inForce ? tagOf(tags.key, id) : null;
     return settle(launch(command, output, place, tag), place);

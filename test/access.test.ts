@@ -238,6 +238,7 @@ function play(containment: string): void {
     const limits = await run(["cat", "/proc/self/limits"]);
     match(limits, /^Max open files +1024 /m);
     is(await run(["sh", "-c", "umask; pwd"]), "0022\n/\n");
+    is(await run(["sh", "-c", "echo again >/dev/stdout"]), "again\n");
     is(
       await run(["sh", "-c", "echo /proc/self/fd/*"]),
       "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n",
@@ -279,6 +280,6 @@ function play(containment: string): void {
       join(daemon.state, "output", name),
     );
     ok(files.length > 0);
-    for (const file of files) equal([statSync(file).uid, statSync(file).mode & 0o777], [0, 0o600]);
+    for (const file of files) equal([statSync(file).uid, statSync(file).mode & 0o777], [1, 0o600]);
   });
 }
