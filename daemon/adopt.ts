@@ -49,6 +49,8 @@ export async function adoptAll(
     enter(table, entry);
     (isFinal(state) ? ended : unended).push(entry);
   }
+  // In the order of their ends, so before whoever is found to have ended now: the first falls out first.
+  for (const entry of ended.sort(byEnd)) keep(table, entry);
   const unendedIds = new Set(unended.map(({ id }) => id));
   for (const [id, pidfd] of kept) {
     if (unendedIds.has(id)) continue;
@@ -56,7 +58,6 @@ export async function adoptAll(
     table.keeper.unstore(id);
   }
   await Promise.all(unended.map((entry) => adopt(table, entry, kept.get(entry.id) ?? null)));
-  for (const entry of ended.sort(byEnd)) keep(table, entry);
   const adopted = unended.filter(isLiving).length;
   const lost = unended.filter(({ state }) => state.at === "lost").length;
   return { adopted, lost, ended: unended.length - adopted - lost };

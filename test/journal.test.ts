@@ -126,6 +126,20 @@ scenario(
   },
 );
 
+scenario("who is found to have ended is the last to fall out of the history", async (scene) => {
+  const args = configFile(scene, { historyCount: 3 });
+  const first = await startDaemon(scene, { args });
+  const before = await first.connect();
+  const { id, pid } = await sleeper(before);
+  for (let count = 0; count < 3; count++) await run(before, ["true"]);
+  await crash(first);
+  process.kill(pid, "SIGKILL");
+  await until("it is gone", () => !isAlive(pid));
+  const client = await (await startDaemon(scene, { args })).connect();
+  const { processes } = await client.list({ all: true });
+  equal([processes.length, processes[0]?.id, processes[0]?.status], [3, id, "exited"]);
+});
+
 scenario("a journal that has grown is tidied up, and loses nobody", async (scene) => {
   const args = configFile(scene, { historyCount: 2 });
   const first = await startDaemon(scene, { args });
