@@ -13,10 +13,12 @@ import { measureLatency } from "./latency.js";
 import { measureMemory } from "./memory.js";
 import { measureOutput } from "./output.js";
 import { onStage, type Program, type Stage, sleep, startDaemon, startProgram } from "./scene.js";
+import { measureStarts } from "./starts.js";
 import { measureStatus } from "./status.js";
 
 const sections = {
   latency: measureLatency,
+  starts: measureStarts,
   status: measureStatus,
   hostile: measureHostile,
   memory: measureMemory,

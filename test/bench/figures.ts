@@ -9,7 +9,12 @@ const units = {
   count: { digits: 0, text: "" },
 } as const;
 
-type Target = { of: "ratio" | "value"; is: "at most" | "at least"; bound: number };
+/** `difference`: what procsup's figure has more than the floor. */
+type Target = {
+  of: "ratio" | "value" | "difference";
+  is: "at most" | "at least";
+  bound: number;
+};
 
 export type Figure = {
   name: string;
@@ -58,7 +63,9 @@ function cells({ name, unit, value, floor, target }: Figure): string[] {
     floor === null ? "-" : inUnit(floor, unit),
     ratio === null ? "-" : inRatio(ratio),
     target === undefined ? "" : describe(target, unit),
-    target === undefined ? "" : judge(target.of === "ratio" ? ratio : value, target),
+    target === undefined
+      ? ""
+      : judge({ ratio, value, difference: floor === null ? null : value - floor }, target),
   ];
 }
 
@@ -74,10 +81,12 @@ function inRatio(ratio: number): string {
 
 function describe({ of, is, bound }: Target, unit: Figure["unit"]): string {
   const sign = is === "at most" ? "<=" : ">=";
-  return `${sign} ${of === "ratio" ? `${bound} x` : inUnit(bound, unit)}`;
+  if (of === "ratio") return `${sign} ${bound} x`;
+  return `${sign} ${of === "difference" ? "floor + " : ""}${inUnit(bound, unit)}`;
 }
 
-function judge(measured: number | null, { is, bound }: Target): string {
+function judge(all: Record<Target["of"], number | null>, { of, is, bound }: Target): string {
+  const measured = all[of];
   if (measured === null || Number.isNaN(measured)) return "not measured";
   const met = is === "at most" ? measured <= bound : measured >= bound;
   return met ? "ok" : "MISSED";

@@ -1,8 +1,7 @@
 // The floor under spawn and terminate: what they cost with node:child_process alone, inside one bare
 // Node process, with no daemon, no socket and no promise of any kind.
 
-import { type ChildProcess, spawn } from "node:child_process";
-import { answerQuestions, pause } from "./program.js";
+import { answerQuestions, killStarted, pause, type Started, start } from "./program.js";
 
 /** One round of spawn and terminate, or so many processes more that stay until the end. */
 export type Question =
@@ -11,13 +10,7 @@ export type Question =
 
 export type Answer = { spawnMs: number; terminateMs: number };
 
-const held: { child: ChildProcess; pid: number }[] = [];
-
-function start([file = "", ...args]: readonly string[]): { child: ChildProcess; pid: number } {
-  const child = spawn(file, args, { detached: true, stdio: "ignore" });
-  if (child.pid === undefined) throw new Error(`cannot spawn ${file}`);
-  return { child, pid: child.pid };
-}
+const held: Started[] = [];
 
 async function measureRound(command: readonly string[], pauseMs: number): Promise<Answer> {
   const spawnedMs = performance.now();
@@ -38,8 +31,4 @@ async function answer(question: Question): Promise<Answer> {
   return { spawnMs: 0, terminateMs: 0 };
 }
 
-answerQuestions(answer, () => {
-  for (const { child, pid } of held) {
-    if (child.exitCode === null && child.signalCode === null) process.kill(-pid, "SIGKILL");
-  }
-});
+answerQuestions(answer, () => held.forEach(killStarted));

@@ -86,7 +86,10 @@ export type Daemon = { readonly pid: number; readonly socket: string; readonly c
  * Start the daemon and connect to it. Its log goes to a file, so that reading it costs no time while
  * something is measured. The group is its own: Ctrl-C is for the benchmark, which then stops it.
  */
-export async function startDaemon({ folder, signal, after }: Stage): Promise<Daemon> {
+export async function startDaemon(
+  { folder, signal, after }: Stage,
+  settings: readonly string[] = [],
+): Promise<Daemon> {
   signal.throwIfAborted();
   const place = mkdtempSync(join(folder, "daemon-"));
   const socket = join(place, "s");
@@ -94,7 +97,7 @@ export async function startDaemon({ folder, signal, after }: Stage): Promise<Dae
   const log = openSync(logFile, "a");
   const child = spawn(
     process.execPath,
-    [daemonFile, "--socket", socket, "--state", join(place, "state")],
+    [daemonFile, "--socket", socket, "--state", join(place, "state"), ...settings],
     {
       detached: true,
       env: { PATH: process.env["PATH"] ?? "", HOME: place },
