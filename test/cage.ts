@@ -105,7 +105,8 @@ function entering(folder: string): string[] {
   return ["/bin/sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', folder];
 }
 
-function openCgroup(scene: Scene): Cage {
+/** As `openCage` where cgroups can be made, for who has to know where it is. */
+export function openCgroup(scene: Scene): Cage & { readonly folder: string } {
   const folder = makeCgroup(home ?? "");
   const below = () => [folder, ...foldersIn(folder)];
   const pids = () => below().flatMap(pidsIn);
@@ -119,7 +120,7 @@ function openCgroup(scene: Scene): Cage {
     });
     complain(left);
   });
-  return { prefix: entering(folder), pids };
+  return { prefix: entering(folder), pids, folder };
 }
 
 /** Remove the cgroups that a killed daemon has left, they bear its key; false while one is busy. */

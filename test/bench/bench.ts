@@ -15,10 +15,12 @@ import { measureOutput } from "./output.js";
 import { onStage, type Program, type Stage, sleep, startDaemon, startProgram } from "./scene.js";
 import { measureStarts } from "./starts.js";
 import { measureStatus } from "./status.js";
+import { measureTree } from "./tree.js";
 
 const sections = {
   latency: measureLatency,
   starts: measureStarts,
+  tree: measureTree,
   status: measureStatus,
   hostile: measureHostile,
   memory: measureMemory,
