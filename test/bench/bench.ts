@@ -12,6 +12,7 @@ import { readRssBytes } from "./kernel.js";
 import { measureLatency } from "./latency.js";
 import { measureMemory } from "./memory.js";
 import { measureOutput } from "./output.js";
+import { measureScan } from "./scan.js";
 import { onStage, type Program, type Stage, sleep, startDaemon, startProgram } from "./scene.js";
 import { measureStarts } from "./starts.js";
 import { measureStatus } from "./status.js";
@@ -21,6 +22,7 @@ const sections = {
   latency: measureLatency,
   starts: measureStarts,
   tree: measureTree,
+  scan: measureScan,
   status: measureStatus,
   hostile: measureHostile,
   memory: measureMemory,
