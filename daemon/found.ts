@@ -122,8 +122,9 @@ function isOwnGroup(leader: Leader, inside: readonly Seen[]): boolean {
  */
 async function stopTagged(tag: bigint, stopped: Set<string>): Promise<number> {
   const before = stopped.size;
+  const pids = await listProcesses();
   const slice = createSlices();
-  for (const pid of listProcesses()) {
+  for (const pid of pids) {
     await slice();
     if (readTag(pid) === tag) stopOne(pid, tag, stopped);
   }
