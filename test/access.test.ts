@@ -1,11 +1,12 @@
-// Who may do what, with real users: the kernel says who calls, and what runs in their name.
+// Who may do what, with real users, over both doors: the kernel says who calls, and what runs in their name.
 
-import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { containments } from "./cage.js";
-import { call, type Daemon, onLines, programs, type Reply, startDaemon } from "./daemon.js";
+import { call, type Daemon, openRaw, type Reply, startDaemon } from "./daemon.js";
+import { openWire, requestText } from "./http.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
 /** Users that every Debian has. */
@@ -18,36 +19,69 @@ const people = {
 };
 type Person = keyof typeof people;
 
-/** A relay is a Node of its own: with both cores busy its start takes seconds. */
-const ANSWER_LIMIT_MS = 12_000;
-
-/** A connection of somebody's: asks, and takes the next answer. */
-type Voice = { ask(method: string, params?: object): Promise<Reply>; next(): Promise<Reply> };
-
-function voiceOf(scene: Scene, { socket }: Daemon, person: Person): Voice {
+/**
+ * Run `connect`, which calls connect(2) before it returns, as somebody else. It is root's process again
+ * when anything is said: what counts is who connected. man 7 unix, SO_PEERCRED.
+ */
+function connectingAs<T>(person: Person, connect: () => T): T {
   const user = people[person];
-  const argv = ["--reuid", user, "--regid", groupOf(user), "--init-groups", process.execPath];
-  const relay = spawn("setpriv", [...argv, join(programs, "relays.mjs"), socket]);
-  scene.after(() => void relay.kill("SIGKILL"));
-  const next = answersOf(relay);
+  const groups = process.getgroups?.() ?? [];
+  process.setgroups?.(output(["id", "-G", user]).trim().split(" ").map(Number));
+  process.setegid?.(Number(groupOf(user)));
+  process.seteuid?.(user);
+  try {
+    return connect();
+  } finally {
+    process.seteuid?.(0);
+    process.setegid?.(0);
+    process.setgroups?.(groups);
+  }
+}
+
+/** A connection of somebody's. */
+type Voice = {
+  ask(method: string, params?: object): Promise<Reply>;
+  /** The last of the matrix: over HTTP it is the contract's own route. */
+  kill(pid: number): Promise<string>;
+};
+
+async function overLines(scene: Scene, { socket }: Daemon, person: Person): Promise<Voice> {
+  const raw = await connectingAs(person, () => openRaw(scene, socket));
+  const ask = async (method: string, params: object = {}) => {
+    raw.write(`${JSON.stringify(call(method, params))}\n`);
+    for (;;) {
+      const reply = await raw.next();
+      if (reply.method === undefined) return reply; // events are no answers
+    }
+  };
+  return { ask, kill: async (pid) => outcome(await ask("terminate", { pid, force: true })) };
+}
+
+async function overHttp(scene: Scene, { socket }: Daemon, person: Person): Promise<Voice> {
+  const wire = await connectingAs(person, () => openWire(scene, socket));
+  const post = (path: string, value: object) => {
+    wire.socket.write(requestText(`POST ${path}`, JSON.stringify(value)));
+    return wire.next();
+  };
   return {
-    next,
-    ask(method, params = {}) {
-      relay.stdin.write(`${JSON.stringify(call(method, params))}\n`);
-      return next();
+    async ask(method, params = {}) {
+      const { status, text } = await post("/rpc", call(method, params));
+      is(status, 200);
+      return JSON.parse(text) as Reply;
+    },
+    async kill(pid) {
+      const { status, text } = await post(`/api/processes/terminate/${pid}`, { force: true });
+      const { data } = JSON.parse(text) as { data?: { kind?: string } };
+      return routeOutcomes[`${status} ${data?.kind}`] ?? `${status} ${text}`;
     },
   };
 }
 
-/** Events are not answers. */
-function answersOf(relay: ChildProcessWithoutNullStreams): () => Promise<Reply> {
-  const answers: Reply[] = [];
-  onLines(relay.stdout, (line) => {
-    const reply = JSON.parse(line) as Reply;
-    if (reply.method === undefined) answers.push(reply);
-  });
-  return () => until("an answer", () => answers.shift(), ANSWER_LIMIT_MS);
-}
+const doors = { lines: overLines, http: overHttp };
+const routeOutcomes: Record<string, string> = {
+  "200 undefined": "done",
+  "403 permission_denied": "permission_denied",
+};
 
 function groupOf(user: string): string {
   return output(["id", "-g", user]).trim();
@@ -59,15 +93,13 @@ function output([file = "", ...args]: string[]): string {
   return stdout;
 }
 
-const settings = {
-  adminGroup: "www-data",
-  users: { nobody: { barred: true }, games: { processes: 2, spawnsPerMinute: 5 } },
-};
+const bars = { nobody: { barred: true } };
+const shares = { games: { processes: 2, spawnsPerMinute: 5 } };
 
 /** A daemon of root that everybody may connect to. */
-async function startForAll(scene: Scene, containment: string): Promise<Daemon> {
+async function startForAll(scene: Scene, containment: string, users: object): Promise<Daemon> {
   const config = join(scene.folder, "config.json");
-  writeFileSync(config, JSON.stringify(settings));
+  writeFileSync(config, JSON.stringify({ adminGroup: "www-data", users }));
   const daemon = await startDaemon(scene, {
     args: ["--config", config, "--containment", containment],
   });
@@ -80,7 +112,7 @@ function outcome({ error }: Reply): string {
   return error === undefined ? "done" : String(error.data?.["kind"]);
 }
 
-/** Every method that names a process, gentle ones first; the last ends it. */
+/** Every method that names a process and ends none; at last each is killed. */
 const methods: [string, object][] = [
   ["status", {}],
   ["logs", {}],
@@ -91,26 +123,60 @@ const methods: [string, object][] = [
   ["pause", {}],
   ["resume", {}],
   ["terminate", { dryRun: true }],
-  ["terminate", { force: true }],
 ];
 
 const callers = ["root", "owner", "member", "admin"] as const;
-const mayTouch = {
-  root: ["root", "owner", "member", "admin"],
+type Caller = (typeof callers)[number];
+const mayTouch: Record<Caller, readonly Caller[]> = {
+  root: callers,
   owner: ["owner"],
   member: ["member"],
-  admin: ["root", "owner", "member", "admin"],
+  admin: callers,
 };
 
-async function tryAll(owner: Voice, voice: Voice, who: string, mayDo: boolean): Promise<void> {
-  const { result } = await owner.ask("spawn", { command: ["sleep", "1000"] });
-  const pid = Number(result?.["pid"]);
+type Cell = { door: string; caller: Caller; voice: Voice };
+
+async function openCells(scene: Scene, daemon: Daemon): Promise<Cell[]> {
+  const cells: Cell[] = [];
+  for (const [door, open] of Object.entries(doors)) {
+    for (const caller of callers) {
+      cells.push({ door, caller, voice: await open(scene, daemon, caller) });
+    }
+  }
+  return cells;
+}
+
+async function tryAll(pid: number, whose: Caller, { door, caller, voice }: Cell): Promise<void> {
+  const mayDo = mayTouch[caller].includes(whose);
+  const expected = (method: string) => {
+    if (!mayDo) return "permission_denied";
+    return method === "subscribe" && door === "http" ? "invalid_request" : "done";
+  };
+  const who = `${caller} over ${door}, of ${whose}`;
   for (const [method, params] of methods) {
     const said = outcome(await voice.ask(method, { pid, ...params }));
-    is(`${who}, ${method}: ${said}`, `${who}, ${method}: ${mayDo ? "done" : "permission_denied"}`);
+    is(`${who}, ${method}: ${said}`, `${who}, ${method}: ${expected(method)}`);
   }
+  is(`${who}, kill: ${await voice.kill(pid)}`, `${who}, kill: ${expected("kill")}`);
   is(isAlive(pid), !mayDo);
-  await owner.ask("terminate", { pid, force: true });
+}
+
+async function start({ ask }: Voice): Promise<number> {
+  return Number((await ask("spawn", { command: ["sleep", "1000"] })).result?.["pid"]);
+}
+
+/** Somebody's process that bears this daemon's mark and belongs to nothing that it knows. */
+function leaveStray(scene: Scene, { socket }: Daemon, person: Person): number {
+  const user = people[person];
+  const argv = ["--reuid", user, "--regid", groupOf(user), "--init-groups", "sleep", "1000"];
+  const env = { PATH: process.env["PATH"] ?? "", PROCSUP_ID: "p1", PROCSUP_SOCKET: socket };
+  const stray = spawn("setpriv", argv, { env, stdio: "ignore" });
+  scene.after(() => void stray.kill("SIGKILL"));
+  return stray.pid ?? 0;
+}
+
+function numbersOf(field: "processes" | "strays", { result = {} }: Reply): number[] {
+  return (result[field] as { pid: number }[]).map(({ pid }) => pid).sort((a, b) => a - b);
 }
 
 if (process.getuid?.() !== 0) {
@@ -123,41 +189,72 @@ function play(containment: string): void {
   scenario(
     `${containment}: everybody controls their own, root and administrators control all`,
     async (scene) => {
-      const daemon = await startForAll(scene, containment);
-      const voices = callers.map((person) => [person, voiceOf(scene, daemon, person)] as const);
-      for (const [whose, owner] of voices) {
-        for (const [caller, voice] of voices) {
-          await tryAll(owner, voice, `${caller}, of ${whose}`, mayTouch[caller].includes(whose));
-        }
+      const daemon = await startForAll(scene, containment, bars);
+      const cells = await openCells(scene, daemon);
+      for (const { caller: whose, voice: owner } of cells.slice(0, callers.length)) {
+        const pids: number[] = [];
+        for (const _ of cells) pids.push(await start(owner));
+        // At once, since a first `usage` looks for a quarter of a second.
+        await Promise.all(cells.map((cell, at) => tryAll(pids[at] ?? 0, whose, cell)));
+        for (const pid of pids) await owner.ask("terminate", { pid, force: true });
       }
     },
     60_000,
   );
 
-  scenario(`${containment}: everybody sees their own, and names are theirs`, async (scene) => {
-    const daemon = await startForAll(scene, containment);
-    const root = voiceOf(scene, daemon, "root");
-    const owner = voiceOf(scene, daemon, "owner");
-    const member = voiceOf(scene, daemon, "member");
+  scenario(`${containment}: list, info and strays show what one controls`, async (scene) => {
+    const daemon = await startForAll(scene, containment, bars);
+    const cells = await openCells(scene, daemon);
+    const pids = {} as Record<Caller, number>;
+    const strays = {} as Record<Caller, number>;
+    for (const { caller, voice } of cells.slice(0, callers.length)) {
+      pids[caller] = await start(voice);
+      strays[caller] = leaveStray(scene, daemon, caller);
+    }
+    for (const { caller } of cells) {
+      const uid = Number(output(["id", "-u", people[caller]]));
+      await until("the stray is theirs", () => statSync(`/proc/${strays[caller]}`).uid === uid);
+      await until(
+        "the stray sleeps",
+        () => output(["ps", "-o", "comm=", "-p", `${strays[caller]}`]) === "sleep\n",
+      );
+    }
+    for (const { door, caller, voice } of cells) {
+      const seen = (all: Record<Caller, number>) =>
+        mayTouch[caller].map((whose) => all[whose]).sort((a, b) => a - b);
+      const who = `${caller} over ${door}`;
+      equal(numbersOf("processes", await voice.ask("list")), seen(pids), `${who}, list`);
+      equal(numbersOf("strays", await voice.ask("strays")), seen(strays), `${who}, strays`);
+      const { result = {} } = await voice.ask("info");
+      const { running } = result["counts"] as Record<string, number>;
+      const told = [running, result["strays"]];
+      equal(told, [seen(pids).length, seen(strays).length], `${who}, info`);
+    }
+    const member = cells.find(({ caller, door }) => caller === "member" && door === "http");
+    is((await member?.voice.ask("strays", { end: true, force: true }))?.result?.["ended"], 1);
+    equal(
+      callers.map((caller) => isAlive(strays[caller])),
+      [true, true, false, true],
+    );
+  });
+
+  scenario(`${containment}: names are everybody's own`, async (scene) => {
+    const daemon = await startForAll(scene, containment, bars);
+    const root = await overLines(scene, daemon, "root");
+    const owner = await overLines(scene, daemon, "owner");
+    const member = await overHttp(scene, daemon, "member");
     const request = { command: ["sleep", "1000"], name: "web" };
     const theirs = (await owner.ask("spawn", request)).result?.["id"];
     const others = (await member.ask("spawn", request)).result?.["id"];
-    const idsSeen = async (voice: Voice) => {
-      const { result = {} } = await voice.ask("list");
-      return (result["processes"] as { id: string }[]).map((one) => one.id);
-    };
-    equal(await idsSeen(owner), [theirs]);
-    equal(await idsSeen(member), [others]);
-    equal(await idsSeen(root), [theirs, others]);
     is((await owner.ask("status", { name: "web" })).result?.["id"], theirs);
     is((await member.ask("status", { name: "web" })).result?.["id"], others);
-    const counts = (await member.ask("info")).result?.["counts"] as Record<string, number>;
-    is(counts["running"], 1);
     match(
       String((await root.ask("status", { name: "web" })).error?.message),
       /say which by its id/,
     );
-    is(outcome(await owner.ask("spawn", { command: ["id"], user: "root" })), "permission_denied");
+    for (const voice of [owner, member]) {
+      is(outcome(await voice.ask("spawn", { command: ["id"], user: "root" })), "permission_denied");
+    }
     const nobody = (await root.ask("spawn", { command: ["sleep", "9"], user: "nobody" })).result;
     is(nobody?.["user"], "nobody");
     await until("it runs as nobody", () => statSync(`/proc/${nobody?.["pid"]}`).uid === 65534);
@@ -165,25 +262,31 @@ function play(containment: string): void {
   });
 
   scenario(`${containment}: who is barred is told so, and shares are kept`, async (scene) => {
-    const daemon = await startForAll(scene, containment);
-    const member = voiceOf(scene, daemon, "member");
-    const start = (command: string[]) => member.ask("spawn", { command });
+    const daemon = await startForAll(scene, containment, { ...bars, ...shares });
+    const member = await overLines(scene, daemon, "member");
+    const run = (command: string[]) => member.ask("spawn", { command });
     equal(
-      [outcome(await start(["sleep", "9"])), outcome(await start(["sleep", "9"]))],
+      [outcome(await run(["sleep", "9"])), outcome(await run(["sleep", "9"]))],
       ["done", "done"],
     );
-    const third = await start(["sleep", "9"]);
+    const third = await run(["sleep", "9"]);
     equal([outcome(third), third.error?.data?.["limit"]], ["limit_exceeded", "processes"]);
     const { processes } = (await member.ask("list")).result as { processes: { id: string }[] };
     for (const { id } of processes) await member.ask("terminate", { id, force: true });
     for (let count = 0; count < 3; count++) {
-      const { result } = await start(["true"]);
+      const { result } = await run(["true"]);
       await member.ask("wait", { id: result?.["id"] });
     }
-    const sixth = await start(["true"]);
+    const sixth = await run(["true"]);
     equal([outcome(sixth), sixth.error?.data?.["limit"]], ["limit_exceeded", "spawnsPerMinute"]);
-    const barred = await voiceOf(scene, daemon, "barred").next();
+    const overLine = await connectingAs("barred", () => openRaw(scene, daemon.socket));
+    const barred = await overLine.next();
     equal([outcome(barred), barred.id], ["permission_denied", null]);
+    const wire = await connectingAs("barred", () => openWire(scene, daemon.socket));
+    wire.socket.write(requestText("GET /healthz"));
+    const { status, text } = await wire.next();
+    const told = { error: barred.error?.message, data: { kind: "permission_denied" } };
+    equal([status, JSON.parse(text)], [403, told]);
     const audits = daemon.log.filter((line) => line.includes('"audit"'));
     ok(
       audits.some((line) =>
@@ -194,8 +297,8 @@ function play(containment: string): void {
   });
 
   scenario(`${containment}: a command runs as its caller, and as nothing more`, async (scene) => {
-    const daemon = await startForAll(scene, containment);
-    const owner = voiceOf(scene, daemon, "owner");
+    const daemon = await startForAll(scene, containment, bars);
+    const owner = await overLines(scene, daemon, "owner");
     const run = async (command: string[], more: object = {}) => {
       const { result, error } = await owner.ask("spawn", { command, ...more });
       if (error !== undefined) throw new Error(error.message);
@@ -246,8 +349,8 @@ function play(containment: string): void {
   });
 
   scenario(`${containment}: a caller gains nothing by what the daemon may do`, async (scene) => {
-    const daemon = await startForAll(scene, containment);
-    const owner = voiceOf(scene, daemon, "owner");
+    const daemon = await startForAll(scene, containment, bars);
+    const owner = await overLines(scene, daemon, "owner");
     const closed = join(scene.folder, "closed");
     mkdirSync(closed, { mode: 0o700 });
     writeFileSync(join(closed, "secret.sh"), "#!/bin/sh\necho secret\n", { mode: 0o755 });
