@@ -3,6 +3,7 @@
 import { randomInt } from "node:crypto";
 import {
   closeSync,
+  lchownSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -76,7 +77,7 @@ function claim(path: string, taken: string): void {
 }
 
 /**
- * Listen on `path`, for this user only. A live socket is left alone (CannotStart), a stale one is
+ * Listen on `path`, for this user only, or also for the members of the group `gid`. A live socket is left alone (CannotStart), a stale one is
  * replaced; the lock beside it keeps two daemons from judging the same one stale. With a `passed` socket
  * that one is served, and `path` is not touched. The function returned removes the socket if it is
  * still ours.
@@ -84,6 +85,7 @@ function claim(path: string, taken: string): void {
 export async function listen(
   server: net.Server,
   path: string,
+  gid: number | null,
   passed: Passed | null,
 ): Promise<() => void> {
   if (passed !== null) {
@@ -93,7 +95,9 @@ export async function listen(
   try {
     claim(`${path}.lock`, `another procsupd listens on ${path}`);
     if (existing(path) !== null) await checkStale(path);
-    await bind(server, `${path}.new`);
+    await bind(server, `${path}.new`, gid === null ? 0o600 : 0o660);
+    // Its mode came from the umask: chmod would follow a link that somebody had put there instead.
+    if (gid !== null) lchownSync(`${path}.new`, process.geteuid?.() ?? -1, gid);
     renameSync(`${path}.new`, path);
   } catch (cause) {
     if (cause instanceof CannotStart) throw cause;
@@ -167,12 +171,12 @@ function isAnswered(path: string): Promise<boolean> {
  * Bound under another name and then renamed: the socket is there only once it is served, a stale one
  * is replaced in one step, and libuv, which unlinks by name what it once bound, has nothing to unlink.
  */
-function bind(server: net.Server, path: string): Promise<void> {
+function bind(server: net.Server, path: string, mode: number): Promise<void> {
   rmSync(path, { force: true });
   return new Promise((resolve, reject) => {
     server.once("error", reject);
     // bind(2) happens within listen(), so the mode is right from the first moment.
-    const umask = process.umask(0o177);
+    const umask = process.umask(0o777 & ~mode);
     // A burst of as many clients as are served at all must not meet EAGAIN. man 2 listen.
     server.listen({ path, backlog: limits.connections }, () => {
       server.off("error", reject);

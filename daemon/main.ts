@@ -62,7 +62,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
     http: createHttpDoor(answer, () => table.closing),
   };
   const closeConnections = serve(server, doors, (guest) => welcome(guest, policy));
-  const removeSocket = await listen(server, settings.socket, passed);
+  const removeSocket = await listen(server, settings.socket, socketGroup(), passed);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
     const departure = await depart({ table, manager, unit });
@@ -91,6 +91,11 @@ function welcome(socket: net.Socket, policy: Policy): Guest<Caller> {
   const behalf = behalfOf(peer, policy);
   if (behalf instanceof Refusal) return { uid, refusal: behalf };
   return { uid, callerOf: (listener) => ({ listener, behalf }) };
+}
+
+/** Whom root lets connect: the group that `procsup install` makes, as the unit's socket does. */
+function socketGroup(): number | null {
+  return process.geteuid?.() === 0 ? findGroup("procsup") : null;
 }
 
 function adminGidOf({ adminGroup }: Settings): number | null {

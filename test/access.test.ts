@@ -1,7 +1,15 @@
 // Who may do what, with real users, over both doors: the kernel says who calls, and what runs in their name.
 
 import { spawn, spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { containments } from "./cage.js";
@@ -21,12 +29,12 @@ type Person = keyof typeof people;
 
 /**
  * Run `connect`, which calls connect(2) before it returns, as somebody else. It is root's process again
- * when anything is said: what counts is who connected. man 7 unix, SO_PEERCRED.
+ * when anything is said: what counts is who connected. `more` are groups. man 7 unix, SO_PEERCRED.
  */
-function connectingAs<T>(person: Person, connect: () => T): T {
+function connectingAs<T>(person: Person, connect: () => T, ...more: number[]): T {
   const user = people[person];
   const groups = process.getgroups?.() ?? [];
-  process.setgroups?.(output(["id", "-G", user]).trim().split(" ").map(Number));
+  process.setgroups?.([...output(["id", "-G", user]).trim().split(" ").map(Number), ...more]);
   process.setegid?.(Number(groupOf(user)));
   process.seteuid?.(user);
   try {
@@ -183,6 +191,23 @@ if (process.getuid?.() !== 0) {
   skipped("callers control their own processes", "needs root, to call as other users");
 } else {
   for (const containment of containments) play(containment);
+
+  scenario("a daemon of root lets in the group procsup, where there is one", async (scene) => {
+    const GID = 54321;
+    const groups = join(scene.folder, "group");
+    writeFileSync(groups, `${readFileSync("/etc/group", "utf8")}procsup:x:${GID}:\n`);
+    const mount = 'mount --bind "$0" /etc/group && exec "$@"';
+    const daemon = await startDaemon(scene, {
+      prefix: ["unshare", "-m", "sh", "-c", mount, groups],
+    });
+    chmodSync(scene.folder, 0o755);
+    const { uid, gid, mode } = statSync(daemon.socket);
+    equal([uid, gid, mode & 0o777], [0, GID, 0o660]);
+    const member = await connectingAs("member", () => openRaw(scene, daemon.socket), GID);
+    is((await member.ask(call("spawn", { command: ["true"] }))).result?.["user"], "games");
+    const stranger = connectingAs("member", () => openRaw(scene, daemon.socket));
+    is(await stranger.catch((error: NodeJS.ErrnoException) => error.code), "EACCES");
+  });
 }
 
 function play(containment: string): void {
