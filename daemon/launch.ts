@@ -1,7 +1,7 @@
 // The one way into life: a command becomes a detached leader with files for its output, or a failure
 // with stage and errno. It decides nothing about names, limits or what comes after.
 
-import { closeSync, openSync, readSync, type Stats, statSync } from "node:fs";
+import { closeSync, constants, openSync, readSync, type Stats, statSync } from "node:fs";
 import { delimiter, resolve } from "node:path";
 import type { Leader, Place } from "./containment.js";
 import { becomeUser } from "./gate.js";
@@ -142,9 +142,10 @@ const header = Buffer.alloc(256);
 function interpreterOf(path: string): string | null {
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    // Whoever owns the file may hold a lease on it, or put a FIFO in its place: nobody waits for them.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch {
-    return null; // executable but not readable: the kernel will say
+    return null; // executable but not to be read now: the kernel will say
   }
   try {
     const text = header.toString("latin1", 0, readSync(fd, header, 0, header.length, 0));

@@ -3,6 +3,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import {
   chmodSync,
+  chownSync,
   copyFileSync,
   mkdirSync,
   readdirSync,
@@ -207,6 +208,32 @@ if (process.getuid?.() !== 0) {
     is((await member.ask(call("spawn", { command: ["true"] }))).result?.["user"], "games");
     const stranger = connectingAs("member", () => openRaw(scene, daemon.socket));
     is(await stranger.catch((error: NodeJS.ErrnoException) => error.code), "EACCES");
+  });
+
+  scenario("a lease on a caller's own command holds up nobody else", async (scene) => {
+    const daemon = await startForAll(scene, "group", bars);
+    const command = join(scene.folder, "leased.sh");
+    writeFileSync(command, "#!/bin/sh\n", { mode: 0o755 });
+    chownSync(command, Number(output(["id", "-u", people.owner])), 0);
+    // F_SETLEASE, F_WRLCK: whoever opens the file waits up to 45 s for its holder. man 2 fcntl.
+    const lease =
+      '$SIG{IO} = "IGNORE"; open(F, "+<", $ARGV[0]); fcntl(F, 1024, 1) or die; $| = 1; print "held"; sleep';
+    const holder = spawn("setpriv", [
+      "--reuid",
+      people.owner,
+      "--clear-groups",
+      "perl",
+      "-e",
+      lease,
+      command,
+    ]);
+    scene.after(() => void holder.kill("SIGKILL"));
+    await new Promise((held) => holder.stdout.once("data", held));
+    const owner = await overLines(scene, daemon, "owner");
+    const { result } = await owner.ask("spawn", { command: [command] });
+    const member = await overLines(scene, daemon, "member");
+    is(outcome(await member.ask("list")), "done");
+    is(outcome(await owner.ask("terminate", { id: result?.["id"], force: true })), "done");
   });
 }
 
