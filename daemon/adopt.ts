@@ -26,6 +26,7 @@ import {
   type Table,
 } from "./table.js";
 import { isTagged, tagOf } from "./tag.js";
+import { boundUid } from "./users.js";
 
 /** What became of those who had not ended when the last word was written. */
 type Found = { adopted: number; ended: number; lost: number };
@@ -144,6 +145,14 @@ function tagFor({ tags }: Table, id: string): bigint | null {
 function holdTree(table: Table, { id, spec }: Entry, leader: Leader): Containment {
   const tree = spec.room === null ? null : holdCgroupAgain(leader, spec.room, id);
   return (
-    tree ?? holdGroup({ leader, id, socket: spec.socket, tag: tagFor(table, id), tags: table.tags })
+    tree ??
+    holdGroup({
+      leader,
+      id,
+      socket: spec.socket,
+      tag: tagFor(table, id),
+      tags: table.tags,
+      uid: boundUid(spec.user),
+    })
   );
 }

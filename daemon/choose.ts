@@ -94,7 +94,7 @@ function fromOctal(place: string): string {
 
 /** Does a process enter, is it seen there, does it die of the one write, and is that seen? */
 async function probe(base: string): Promise<void> {
-  const place = cgroups(base).prepare(PROBE);
+  const place = cgroups(base).prepare(PROBE, null);
   const folder = join(base, PROBE);
   const command = { command: ["sleep", "60"], cwd: "/", env: {}, account: null };
   const launched = launch(command, { stdout: null, stderr: null }, place, null);

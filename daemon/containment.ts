@@ -61,8 +61,11 @@ export type Containing = {
   readonly kind: ContainmentKind;
   /** Where in the file system a tree of this id would be held, for whoever has to find it again. */
   room(id: string): string | null;
-  /** Throws with the kernel's errno when there is no room for another. */
-  prepare(id: string): Place;
+  /**
+   * Throws with the kernel's errno when there is no room for another. `uid` is that of all its members,
+   * null where they may become others.
+   */
+  prepare(id: string, uid: number | null): Place;
   /** Rooms that are not taken down yet, by id, with the numbers of who lives in them. */
   rooms(): Map<string, number[]>;
   /** Take down the empty rooms of earlier runs, except those of `known` ids. */

@@ -14,7 +14,7 @@ import {
   signalProcess,
   untilEnded,
 } from "./pidfd.js";
-import { isLiving, listProcesses, readStat, readTag, type Seen } from "./procfs.js";
+import { isLiving, listProcesses, readStat, readTag, runsAs, type Seen } from "./procfs.js";
 import { createSlices } from "./slices.js";
 
 /** A pause when no pidfd is to be had (EMFILE), for as long as that lasts. */
@@ -27,9 +27,11 @@ export type Search = {
   leader: Leader | null;
   /** What all of them bear that have not shed it, and nobody else; null when there is no such tag. */
   tag: bigint | null;
+  /** As whom all of them run; null where they may differ. */
+  uid: number | null;
 };
 
-export function holdFound({ find, leader, tag }: Search): Containment {
+export function holdFound({ find, leader, tag, uid }: Search): Containment {
   let emptied: Promise<void> | null = null;
   let isGone = false;
 
@@ -51,7 +53,7 @@ export function holdFound({ find, leader, tag }: Search): Containment {
   const stopAll = async () => {
     const stopped = new Set<string>();
     for (;;) {
-      while (tag !== null && (await stopTagged(tag, stopped)) > 0);
+      while (tag !== null && (await stopTagged(tag, uid, stopped)) > 0);
       const members = await find();
       const fresh = members.filter((member) => !stopped.has(nameOf(member)));
       if (fresh.length === 0) return members;
@@ -120,22 +122,22 @@ function isOwnGroup(leader: Leader, inside: readonly Seen[]): boolean {
  * One quick pass that looks at tags only and stops whoever bears this one: quicker than a process can
  * change its number. Returns how many it had not stopped before.
  */
-async function stopTagged(tag: bigint, stopped: Set<string>): Promise<number> {
+async function stopTagged(tag: bigint, uid: number | null, stopped: Set<string>): Promise<number> {
   const before = stopped.size;
   const pids = await listProcesses();
   const slice = createSlices();
   for (const pid of pids) {
     await slice();
-    if (readTag(pid) === tag) stopOne(pid, tag, stopped);
+    const isOurs = () => readTag(pid) === tag && (uid === null || runsAs(pid, uid));
+    if (isOurs()) stopOne(pid, isOurs, stopped);
   }
   return stopped.size - before;
 }
 
-function stopOne(pid: number, tag: bigint, stopped: Set<string>): void {
+function stopOne(pid: number, isOurs: () => boolean, stopped: Set<string>): void {
   const stat = readStat(pid);
   if (stat === null || !isLiving(stat) || stopped.has(nameOf(stat))) return;
   stopped.add(nameOf(stat));
-  const isOurs = () => readTag(pid) === tag;
   signalHeld(pid, isOurs, (pidfd) => signalProcess(pidfd, "SIGSTOP"));
 }
 

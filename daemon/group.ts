@@ -4,7 +4,7 @@
 import type { Containing, Containment, Leader } from "./containment.js";
 import { holdFound } from "./found.js";
 import { reachesGroups, signalGroup } from "./pidfd.js";
-import { isLiving, readStat, type Seen, scan } from "./procfs.js";
+import { isLiving, readStat, runsAs, type Seen, scan } from "./procfs.js";
 import { isTagged, type Tags, tagOf } from "./tag.js";
 
 /** `socket` is the one that the marks of this daemon name. */
@@ -12,11 +12,11 @@ export function groups(tags: Tags, socket: string): Containing {
   return {
     kind: "group",
     room: () => null,
-    prepare: (id) => ({
+    prepare: (id, uid) => ({
       enter: (image) => image,
       hold: (leader) => {
         const tag = tags.inForce ? tagOf(tags.key, id) : null;
-        return holdGroup({ leader, id, socket, tag, tags });
+        return holdGroup({ leader, id, socket, tag, tags, uid });
       },
       abandon: () => undefined,
     }),
@@ -26,8 +26,15 @@ export function groups(tags: Tags, socket: string): Containing {
   };
 }
 
-/** `id` and `socket` are those that the mark names. */
-type Signs = { leader: Leader; id: string; socket: string; tag: bigint | null; tags: Tags };
+/** `id` and `socket` are those that the mark names; `uid` is everybody's, null where members may become others. */
+type Signs = {
+  leader: Leader;
+  id: string;
+  socket: string;
+  tag: bigint | null;
+  tags: Tags;
+  uid: number | null;
+};
 
 /** The tree that bears these signs, also one whose leader has ended. */
 export function holdGroup(signs: Signs): Containment {
@@ -44,13 +51,13 @@ export function holdGroup(signs: Signs): Containment {
   const release = () => {
     isReleased = true;
   };
-  return { ...holdFound({ find, leader: signs.leader, tag: signs.tag }), release };
+  return { ...holdFound({ find, leader: signs.leader, tag: signs.tag, uid: signs.uid }), release };
 }
 
 /** By tag, mark, group, session or earlier knowledge; then whoever descends from those. */
 function membersAmong(
   all: readonly Seen[],
-  { leader, id, socket, tag, tags }: Signs,
+  { leader, id, socket, tag, tags, uid }: Signs,
   known: ReadonlyMap<number, number>,
 ): Seen[] {
   // Environments are handed on: PM2 gives what it starts that of whoever asked. The tag says whose it is.
@@ -62,11 +69,14 @@ function membersAmong(
     (ownsNumber && (one.session === leader.pid || one.pgrp === leader.pid)) ||
     known.get(one.pid) === one.startTicks ||
     isMarked(one);
-  const members = new Set(all.filter(bearsSign));
+  // Anybody can forge a sign, nobody another's uid. The leader has it only after its descent.
+  const isTheirs = ({ pid }: Seen) =>
+    uid === null || (pid === leader.pid && leader.exit === null) || runsAs(pid, uid);
+  const members = new Set(all.filter((one) => bearsSign(one) && isTheirs(one)));
   const children = groupByParent(all.filter((one) => !members.has(one)));
   for (const member of members) {
     for (const child of children.get(member.pid) ?? []) {
-      if (isChildNow(child, member)) members.add(child);
+      if (isChildNow(child, member) && isTheirs(child)) members.add(child);
     }
   }
   return [...members].filter(isLiving);

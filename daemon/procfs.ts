@@ -190,6 +190,11 @@ export function uidOf(pid: number): number | null {
   return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? null;
 }
 
+/** Whether a process is that user's, whatever it shows: the real one of its ids. man 5 proc_pid_status. */
+export function runsAs(pid: number, uid: number): boolean {
+  return new RegExp(`^Uid:\\t${uid}\\t`, "m").test(readProc(`/proc/${pid}/status`) ?? "");
+}
+
 /** A zombie is not alive, unless it is a leader whose other threads run on. */
 export function isLiving(stat: Stat): boolean {
   if (stat.state === "X") return false;

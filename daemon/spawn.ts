@@ -142,7 +142,7 @@ function start(
     const { tags } = table;
     const { account } = command;
     if (account !== null) giveOutput(output, account.uid, account.gid);
-    const place = table.containing.prepare(id);
+    const place = table.containing.prepare(id, account?.uid ?? null);
     const tag = tags.inForce ? tagOf(tags.key, id) : null;
     return settle(launch(command, output, place, tag), place);
   } catch (error) {

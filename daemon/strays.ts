@@ -31,7 +31,7 @@ export async function strays(
   const find = () => findStrays(table, viewer);
   const found = (await find()).map(describe);
   if (!params.end || found.length === 0) return { strays: found, ended: 0 };
-  const tree = holdFound({ find, leader: null, tag: null });
+  const tree = holdFound({ find, leader: null, tag: null, uid: null });
   const { force, graceMs = GRACE_MS } = params;
   const { gone, ended, survivors } = await startLadder(tree, {
     stopSignal: "SIGTERM",

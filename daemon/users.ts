@@ -46,6 +46,16 @@ export function findAccount(user: number | string): Account | null {
   return { name, uid, gid, groups: groupsOf(name, gid), home, shell: shell || "/bin/sh" };
 }
 
+/**
+ * The number that a process of `user`, a name or the number of nobody's, can never change, since
+ * no_new_privs keeps it; null for the daemon's own user, who is not bound so, and for a name that is gone.
+ */
+export function boundUid(user: string): number | null {
+  if (process.geteuid?.() !== 0) return null;
+  const uid = findAccount(user)?.uid ?? (/^\d+$/.test(user) ? Number(user) : 0);
+  return uid === 0 ? null : uid;
+}
+
 /** man 3 getgrouplist. */
 function groupsOf(name: string, gid: number): number[] {
   for (let room = 64; ; room *= 4) {

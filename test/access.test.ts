@@ -16,7 +16,7 @@ import { equal, is, match, ok } from "uvu/assert";
 import { containments } from "./cage.js";
 import { call, type Daemon, openRaw, type Reply, startDaemon } from "./daemon.js";
 import { openWire, requestText } from "./http.js";
-import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, skipped, statFields, until } from "./scenario.js";
 
 /** Users that every Debian has. */
 const people = {
@@ -208,6 +208,34 @@ if (process.getuid?.() !== 0) {
     is((await member.ask(call("spawn", { command: ["true"] }))).result?.["user"], "games");
     const stranger = connectingAs("member", () => openRaw(scene, daemon.socket));
     is(await stranger.catch((error: NodeJS.ErrnoException) => error.code), "EACCES");
+  });
+
+  scenario("group: a sign forged by another user claims nobody", async (scene) => {
+    const daemon = await startForAll(scene, "group", bars);
+    const owner = await overLines(scene, daemon, "owner");
+    const { result = {} } = await owner.ask("spawn", { command: ["sleep", "1000"] });
+    // What everybody can read.
+    const limits = readFileSync(`/proc/${result["pid"]}/limits`, "utf8");
+    const tag = /^Max file locks +(\d+)/m.exec(limits)?.[1];
+    const env = {
+      PATH: process.env["PATH"] ?? "",
+      PROCSUP_ID: String(result["id"]),
+      PROCSUP_SOCKET: daemon.socket,
+    };
+    const forgers = [["prlimit", `--locks=${tag}:`], ["env"]].map((forge) => {
+      const argv = ["--reuid", people.member, "--clear-groups", ...forge, "sleep", "1000"];
+      const forger = spawn("setpriv", argv, { env, stdio: "ignore" });
+      scene.after(() => void forger.kill("SIGKILL"));
+      return forger.pid ?? 0;
+    });
+    for (const pid of forgers) {
+      const name = () => readFileSync(`/proc/${pid}/comm`, "utf8");
+      await until("the forger sleeps", () => name() === "sleep\n");
+    }
+    const ended = (await owner.ask("terminate", { id: result["id"], force: true })).result?.[
+      "ended"
+    ];
+    equal([ended, ...forgers.map((pid) => statFields(pid)?.[0])], [1, "S", "S"]);
   });
 
   scenario("a lease on a caller's own command holds up nobody else", async (scene) => {

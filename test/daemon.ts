@@ -98,7 +98,7 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
 }
 
 /** Cut at newlines alone: since Node 24 readline also cuts at U+2028 and U+2029, which JSON may hold. */
-export function onLines(stream: Readable, take: (line: string) => void): void {
+function onLines(stream: Readable, take: (line: string) => void): void {
   let rest = "";
   stream.setEncoding("utf8");
   stream.on("data", (text: string) => {
