@@ -61,7 +61,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
     line: createLineDoor(answer),
     http: createHttpDoor(answer, () => table.closing),
   };
-  const closeConnections = serve(server, doors, (guest) => welcome(guest, policy));
+  const closeConnections = serve(server, doors, (guest) => welcome(guest, policy, log));
   const removeSocket = await listen(server, settings.socket, socketGroup(), passed);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
@@ -85,11 +85,15 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   feedWatchdog(unit, manager);
 }
 
-function welcome(socket: net.Socket, policy: Policy): Guest<Caller> {
+function welcome(socket: net.Socket, policy: Policy, log: Log): Guest<Caller> {
   const peer = peerOf(socket);
   const { uid } = peer;
   const behalf = behalfOf(peer, policy);
-  if (behalf instanceof Refusal) return { uid, refusal: behalf };
+  if (behalf instanceof Refusal) {
+    const who = { callerUid: uid, callerName: peer.account?.name ?? null, callerPid: peer.pid };
+    log.info("audit", { method: "connect", ...who, outcome: behalf.kind });
+    return { uid, refusal: behalf };
+  }
   return { uid, callerOf: (listener) => ({ listener, behalf }) };
 }
 

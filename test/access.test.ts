@@ -373,6 +373,7 @@ function play(containment: string): void {
         /"callerName":"games".*"method":"spawn".*"outcome":"limit_exceeded"/.test(line),
       ),
     );
+    ok(audits.some((line) => /"callerName":"nobody".*"method":"connect"/.test(line)));
     ok(audits.some((line) => /"callerUid":5.*"method":"terminate".*"outcome":"done"/.test(line)));
   });
 
