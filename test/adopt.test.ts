@@ -67,7 +67,8 @@ for (const containment of containments) {
       // Whoever inherits orphans is its parent now; nothing else has changed.
       const [leader] = was.members;
       const now = await client.status({ name: "web" });
-      equal({ ...now.members[0], ppid: leader?.ppid }, leader);
+      const { ppid, state } = leader ?? {};
+      equal({ ...now.members[0], ppid, state }, leader);
       equal({ ...now, members: was.members }, was);
       equal((await client.strays({})).strays, []);
       await client.signal({ pid, signal: "SIGHUP" });
