@@ -79,9 +79,9 @@ async function overHttp(scene: Scene, { socket }: Daemon, person: Person): Promi
       return JSON.parse(text) as Reply;
     },
     async kill(pid) {
-      const { status, text } = await post(`/api/processes/terminate/${pid}`, { force: true });
-      const { data } = JSON.parse(text) as { data?: { kind?: string } };
-      return routeOutcomes[`${status} ${data?.kind}`] ?? `${status} ${text}`;
+      const path = `/api/processes/terminate/${pid}`;
+      const { status, headers, text } = await post(path, { force: true });
+      return routeOutcomes[`${status} ${headers["procsup-kind"]}`] ?? `${status} ${text}`;
     },
   };
 }
@@ -365,7 +365,7 @@ function play(containment: string): void {
     const wire = await connectingAs("barred", () => openWire(scene, daemon.socket));
     wire.socket.write(requestText("GET /healthz"));
     const { status, text } = await wire.next();
-    const told = { error: barred.error?.message, data: { kind: "permission_denied" } };
+    const told = { error: barred.error?.message };
     equal([status, JSON.parse(text)], [403, told]);
     const audits = daemon.log.filter((line) => line.includes('"audit"'));
     ok(

@@ -13,7 +13,7 @@ import { type Cage, containments, openCage } from "./cage.js";
 import { crash, type Daemon, programs, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, until } from "./scenario.js";
 
-const RANDOM_ROUNDS = Number(process.env["PROCSUP_CRASHES"] ?? 4);
+const RANDOM_ROUNDS = Number(process.env["PROCSUP_CRASHES"] ?? 2);
 /** More lines than the script writes: the last rounds crash after its end. */
 const LINES = 30;
 const LONGEST_MS = 600;
@@ -212,7 +212,7 @@ const afterAWhile: Strike = () => {
 
 for (const containment of containments) {
   const args = ["--containment", containment];
-  const step = containment === "cgroup" ? 1 : 4;
+  const step = containment === "cgroup" ? 1 : 6;
   const lines = Array.from({ length: LINES }, (_, at) => at + 1).filter(
     (line) => line % step === 0,
   );

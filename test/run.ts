@@ -6,7 +6,7 @@ import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 
-const FILE_LIMIT_MS = 120_000;
+const FILE_LIMIT_MS = 170_000;
 const AT_ONCE = 3;
 
 type Counts = { passed: number; failed: number; skipped: number };
