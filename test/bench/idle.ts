@@ -15,7 +15,7 @@ import {
 } from "./scene.js";
 
 /** V8 looks once more for garbage about 8 s after the last work; that is not yet idle. */
-const SETTLE_MS = 10_000;
+const SETTLE_MS = 35_000;
 
 export async function measureIdle(stage: Stage, quick: boolean): Promise<Figure[]> {
   const idleMs = quick ? 5_000 : 20_000;
