@@ -14,7 +14,7 @@ import {
   startProgram,
 } from "./scene.js";
 
-/** V8 looks once more for garbage about 8 s after the last work; that is not yet idle. */
+/** V8 looks once more for garbage, up to half a minute after the last work; that is not yet idle. */
 const SETTLE_MS = 35_000;
 
 export async function measureIdle(stage: Stage, quick: boolean): Promise<Figure[]> {
