@@ -238,3 +238,30 @@ for (const containment of containments) {
     ROUND_LIMIT_MS * Math.max(1, RANDOM_ROUNDS),
   );
 }
+
+scenario(
+  "whatever is written while the daemon dies again and again is all there",
+  async (scene) => {
+    const count = 40_000;
+    const script = `i=0; while [ $i -lt ${count} ]; do echo $i; i=$((i+1)); done`;
+    let daemon = await startDaemon(scene);
+    const before = await daemon.connect();
+    const spawned = Array.from({ length: 20 }, () =>
+      before.spawn({ command: ["sh", "-c", script] }),
+    );
+    const ids = (await Promise.all(spawned)).map(({ id }) => id);
+    for (let crashes = 0; crashes < 4; crashes++) {
+      await crash(daemon);
+      daemon = await startDaemon(scene);
+    }
+    const client = await daemon.connect();
+    const expected = Array.from({ length: count }, (_, at) => `${at}\n`).join("");
+    for (const id of ids) {
+      const { process } = await client.wait({ id });
+      ok(process.exitCode === 0 || process.exit === "unknown");
+      const file = join(daemon.state, "output", `${id}.stdout`);
+      ok(readFileSync(file, "latin1") === expected, `${id} lacks lines`);
+    }
+  },
+  ROUND_LIMIT_MS,
+);
