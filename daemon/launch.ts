@@ -6,7 +6,7 @@ import { delimiter, resolve } from "node:path";
 import type { Leader, Place } from "./containment.js";
 import { becomeUser } from "./gate.js";
 import { holdChild } from "./leader.js";
-import { type Image, posixSpawn, withUsualFiles } from "./native.js";
+import { type Image, posixSpawn } from "./native.js";
 import type { OutputFds } from "./output.js";
 import type { Stage } from "./state.js";
 import { withTag } from "./tag.js";
@@ -58,10 +58,10 @@ export function launch(
 }
 
 function startAs(account: Account | null, image: Image, place: Place): number {
-  if (account === null) return withUsualFiles(() => posixSpawn(place.enter(image)));
+  if (account === null) return posixSpawn(place.enter(image));
   const descent = becomeUser(image, account);
   try {
-    return withUsualFiles(() => posixSpawn(place.enter(descent)));
+    return posixSpawn(place.enter(descent));
   } finally {
     closeSync(descent.stdio.at(-1) ?? -1);
   }

@@ -170,7 +170,7 @@ const USUAL_FILES = 1024n;
  * Run `spawn` so that whatever it starts has the usual soft limit of open files: Node raises its own to
  * the hard one. Our own is restored. man 2 prlimit.
  */
-export function withUsualFiles<T>(spawn: () => T): T {
+function withUsualFiles<T>(spawn: () => T): T {
   check(prlimitFn(0, RLIMIT_NOFILE, null, rlimit), "prlimit");
   const [soft, hard] = [rlimit.readBigUInt64LE(0), rlimit.readBigUInt64LE(8)];
   if (soft <= USUAL_FILES) return spawn();
@@ -256,7 +256,10 @@ export function posixSpawn({ path, argv, env, cwd, stdio }: Image): number {
     for (const [as, fd] of stdio.entries()) checkReturned(addDup2(actions, fd, as), "dup2");
     checkReturned(addChdir(actions, cwd), "chdir");
     const [argvList, envList] = [argv, env].map((list) => [...list, null]);
-    const errno = posixSpawnFn(pid, path, actions, attributes, argvList, envList);
+    // Not before: glibc takes no descriptor beyond the limit in force when an action is added.
+    const errno: number = withUsualFiles(() =>
+      posixSpawnFn(pid, path, actions, attributes, argvList, envList),
+    );
     checkReturned(errno, "posix_spawn");
   } finally {
     actionsDestroy(actions);

@@ -8,6 +8,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import net from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
@@ -247,4 +248,20 @@ scenario("the output files are for the daemon's user alone", async (scene) => {
   await client.wait({ id });
   const command = ["stat", "-c", "%a", join(daemon.state, "output", `${id}.stdout`), daemon.state];
   is(await outputOf(client, { command }), "600\n700\n");
+});
+
+scenario("a command starts beside more descriptors than it may have itself", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const USUAL_FILES = 1024;
+  const others = Array.from({ length: 1_015 }, () => net.connect({ path: daemon.socket }));
+  scene.after(() => {
+    for (const other of others) other.destroy();
+  });
+  const held = () => readdirSync(`/proc/${daemon.pid}/fd`).length;
+  await until("they are all in", () => held() > USUAL_FILES);
+  const { id } = await client.spawn({ command: ["cat", "/proc/self/limits"] });
+  const { process: ended } = await client.wait({ id });
+  is(ended.exitCode, 0);
+  match((await client.logs({ id })).text, /^Max open files +1024 /m);
 });
