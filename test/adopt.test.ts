@@ -151,8 +151,8 @@ for (const containment of containments) {
     const { id } = await spawnReady(before, program("leaves-stray.sh", file), { strays: "keep" });
     const stray = Number(readFileSync(file, "utf8"));
     await until("its leader has ended", async () => {
-      const { members } = await before.status({ id });
-      return members.length === 1;
+      const { members, exitCode } = await before.status({ id });
+      return members.length === 1 && exitCode === 5;
     });
     const client = await (await restart(scene, first)).connect();
     const now = await client.status({ id });
