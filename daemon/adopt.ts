@@ -5,7 +5,7 @@
 import { closeSync } from "node:fs";
 import { holdCgroupAgain, listMembers } from "./cgroup.js";
 import type { Containment, Leader } from "./containment.js";
-import { holdGroup } from "./group.js";
+import { bearsSign, holdGroup } from "./group.js";
 import { boot, identify, isSame } from "./identity.js";
 import { departed, holdAdopted } from "./leader.js";
 import { hold } from "./pidfd.js";
@@ -25,7 +25,6 @@ import {
   keepLeader,
   type Table,
 } from "./table.js";
-import { isTagged, tagOf } from "./tag.js";
 import { boundUid } from "./users.js";
 
 /** What became of those who had not ended when the last word was written. */
@@ -97,19 +96,19 @@ async function findLeader(table: Table, entry: Entry, kept: number | null): Prom
   const isProof = identity.inode !== null;
   const pidfd = holdIf(
     pid,
-    (held) => isSame(identity, pid, held) && (isProof || bearsSign(table, entry, pid)),
+    (held) => isSame(identity, pid, held) && (isProof || bearsOwn(table, entry, pid)),
   );
   return pidfd === null ? departed(pid, { by: "unknown" }) : holdAdopted(pid, pidfd);
 }
 
 /** It was to be started, and perhaps was: whoever bears its signs is of it, the oldest is its leader. */
 async function findNewborn(table: Table, entry: Entry): Promise<Leader | null> {
-  const isOwn = signsOf(table, entry);
+  const isOwn = ownOf(table, entry);
   const bearers = (await scan()).filter((one) => isAlive(one) && isOwn(one));
   const [oldest] = bearers.sort((a, b) => a.startTicks - b.startTicks || a.pid - b.pid);
   if (oldest === undefined) return null;
   const { pid } = oldest;
-  const pidfd = holdIf(pid, () => bearsSign(table, entry, pid));
+  const pidfd = holdIf(pid, () => bearsOwn(table, entry, pid));
   if (pidfd === null) return null;
   apply(table, entry, { on: "spawned", nowMs: Date.now(), pid, identity: identify(pid, pidfd) });
   return holdAdopted(pid, pidfd);
@@ -123,36 +122,21 @@ function holdIf(pid: number, isOwn: (pidfd: number) => boolean): number | null {
   return null;
 }
 
-function bearsSign(table: Table, entry: Entry, pid: number): boolean {
+function bearsOwn(table: Table, entry: Entry, pid: number): boolean {
   const one = see(pid);
-  return one !== null && signsOf(table, entry)(one);
+  return one !== null && ownOf(table, entry)(one);
 }
 
-function signsOf(table: Table, { id, spec }: Entry): (one: Seen) => boolean {
+/** Whoever is in its cgroup, or bears its signs. */
+function ownOf(table: Table, { id, spec }: Entry): (one: Seen) => boolean {
   const inside = new Set(spec.room === null ? [] : listMembers(spec.room));
-  const tag = tagFor(table, id);
-  return ({ pid, tag: own, mark }) =>
-    inside.has(pid) ||
-    (tag !== null && own === tag) ||
-    (mark?.id === id && mark.socket === spec.socket && !isTagged(table.tags, own));
-}
-
-function tagFor({ tags }: Table, id: string): bigint | null {
-  return tags.inForce ? tagOf(tags.key, id) : null;
+  const isSigned = bearsSign({ id, socket: spec.socket, tags: table.tags });
+  return (one) => inside.has(one.pid) || isSigned(one);
 }
 
 /** In its cgroup, wherever that was made; without one, or when that is gone, by its signs. */
-function holdTree(table: Table, { id, spec }: Entry, leader: Leader): Containment {
-  const tree = spec.room === null ? null : holdCgroupAgain(leader, spec.room, id);
-  return (
-    tree ??
-    holdGroup({
-      leader,
-      id,
-      socket: spec.socket,
-      tag: tagFor(table, id),
-      tags: table.tags,
-      uid: boundUid(spec.user),
-    })
-  );
+function holdTree({ tags }: Table, { id, spec }: Entry, leader: Leader): Containment {
+  const { room, socket, user } = spec;
+  const tree = room === null ? null : holdCgroupAgain(leader, room, id);
+  return tree ?? holdGroup({ leader, id, socket, tags, uid: boundUid(user) });
 }

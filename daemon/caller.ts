@@ -20,13 +20,19 @@ type Peer = {
 };
 
 const ownUid = process.geteuid?.() ?? 0;
+/** Looked up once: it calls most, and a lookup opens the account database. */
+const ownAccount = findAccount(ownUid);
 
 /** Read once, at accept: credentials are those of the connect(2). man 7 unix. */
 export function peerOf(socket: Socket): Peer {
   // Set on every connected socket, and not in Node's types.
   const { fd } = (socket as unknown as { _handle: { fd: number } })._handle;
   const { uid, gid, pid } = peerCredentials(fd);
-  return { uid, gid, pid, groups: peerGroups(fd), account: findAccount(uid) };
+  return { uid, gid, pid, groups: peerGroups(fd), account: accountOf(uid) };
+}
+
+function accountOf(uid: number): Account | null {
+  return uid === ownUid ? ownAccount : findAccount(uid);
 }
 
 /** What `peer` may do here, and on whose behalf it spawns; a refusal for whoever is not served at all. */
@@ -47,10 +53,9 @@ export function behalfOf(peer: Peer, policy: Policy): Behalf | Refusal {
 
 /** The daemon's own user. */
 function ownIdentity(): Identity {
-  const account = findAccount(ownUid);
-  return account === null
+  return ownAccount === null
     ? { user: String(ownUid), account: null, defaults: { PATH } }
-    : { ...runningAs(account), account: null };
+    : { ...runningAs(ownAccount), account: null };
 }
 
 /** As at login. */

@@ -5,7 +5,7 @@ import type { Containing, Containment, Leader } from "./containment.js";
 import { holdFound } from "./found.js";
 import { reachesGroups, signalGroup } from "./pidfd.js";
 import { isLiving, readStat, runsAs, type Seen, scan } from "./procfs.js";
-import { isTagged, type Tags, tagOf } from "./tag.js";
+import { isTagged, type Tags, tagFor } from "./tag.js";
 
 /** `socket` is the one that the marks of this daemon name. */
 export function groups(tags: Tags, socket: string): Containing {
@@ -14,10 +14,7 @@ export function groups(tags: Tags, socket: string): Containing {
     room: () => null,
     prepare: (id, uid) => ({
       enter: (image) => image,
-      hold: (leader) => {
-        const tag = tags.inForce ? tagOf(tags.key, id) : null;
-        return holdGroup({ leader, id, socket, tag, tags, uid });
-      },
+      hold: (leader) => holdGroup({ leader, id, socket, tags, uid }),
       abandon: () => undefined,
     }),
     rooms: () => new Map(),
@@ -26,53 +23,58 @@ export function groups(tags: Tags, socket: string): Containing {
   };
 }
 
-/** `id` and `socket` are those that the mark names; `uid` is everybody's, null where members may become others. */
-type Signs = {
-  leader: Leader;
-  id: string;
-  socket: string;
-  tag: bigint | null;
-  tags: Tags;
-  uid: number | null;
-};
+/** What members of a tree bear: its tag, or a mark that names `id` and `socket`. */
+type Signs = { id: string; socket: string; tags: Tags };
+
+/** `uid` is everybody's, null where members may become others. */
+type Tree = Signs & { leader: Leader; uid: number | null };
+
+/**
+ * Who bears the tree's tag, or its mark and no other's tag: environments are handed on (PM2 gives what
+ * it starts that of whoever asked), and then the tag says whose it is.
+ */
+export function bearsSign({ id, socket, tags }: Signs): (one: Seen) => boolean {
+  const tag = tagFor(tags, id);
+  return ({ tag: own, mark }) =>
+    (tag !== null && own === tag) ||
+    (mark?.id === id && mark.socket === socket && !isTagged(tags, own));
+}
 
 /** The tree that bears these signs, also one whose leader has ended. */
-export function holdGroup(signs: Signs): Containment {
+export function holdGroup(tree: Tree): Containment {
   /** Members of the last search, number and start: they are members whatever they have shed since. */
   let known = new Map<number, number>();
   let isReleased = false;
   const find = async () => {
     const all = await scan();
     if (isReleased) return [];
-    const found = membersAmong(all, signs, known);
+    const found = membersAmong(all, tree, known);
     known = new Map(found.map(({ pid, startTicks }) => [pid, startTicks]));
     return found;
   };
   const release = () => {
     isReleased = true;
   };
-  return { ...holdFound({ find, leader: signs.leader, tag: signs.tag, uid: signs.uid }), release };
+  const { leader, uid, tags, id } = tree;
+  return { ...holdFound({ find, leader, tag: tagFor(tags, id), uid }), release };
 }
 
 /** By tag, mark, group, session or earlier knowledge; then whoever descends from those. */
 function membersAmong(
   all: readonly Seen[],
-  { leader, id, socket, tag, tags, uid }: Signs,
+  { leader, uid, ...signs }: Tree,
   known: ReadonlyMap<number, number>,
 ): Seen[] {
-  // Environments are handed on: PM2 gives what it starts that of whoever asked. The tag says whose it is.
-  const isMarked = ({ mark, tag: own }: Seen) =>
-    mark?.id === id && mark.socket === socket && !isTagged(tags, own);
+  const isSigned = bearsSign(signs);
   const ownsNumber = leader.exit === null || hasGroup(leader);
-  const bearsSign = (one: Seen) =>
-    (tag !== null && one.tag === tag) ||
+  const isOne = (one: Seen) =>
+    isSigned(one) ||
     (ownsNumber && (one.session === leader.pid || one.pgrp === leader.pid)) ||
-    known.get(one.pid) === one.startTicks ||
-    isMarked(one);
+    known.get(one.pid) === one.startTicks;
   // Anybody can forge a sign, nobody another's uid. The leader has it only after its descent.
   const isTheirs = ({ pid }: Seen) =>
     uid === null || (pid === leader.pid && leader.exit === null) || runsAs(pid, uid);
-  const members = new Set(all.filter((one) => bearsSign(one) && isTheirs(one)));
+  const members = new Set(all.filter((one) => isOne(one) && isTheirs(one)));
   const children = groupByParent(all.filter((one) => !members.has(one)));
   for (const member of members) {
     for (const child of children.get(member.pid) ?? []) {

@@ -25,7 +25,7 @@ import {
   nameKey,
   type Table,
 } from "./table.js";
-import { tagOf } from "./tag.js";
+import { tagFor } from "./tag.js";
 import type { Account } from "./users.js";
 
 /** As whom a process runs: `account` is null for the daemon's own user. */
@@ -139,11 +139,10 @@ function start(
     return failure("output", error, what);
   }
   try {
-    const { tags } = table;
     const { account } = command;
     if (account !== null) giveOutput(output, account.uid, account.gid);
     const place = table.containing.prepare(id, account?.uid ?? null);
-    const tag = tags.inForce ? tagOf(tags.key, id) : null;
+    const tag = tagFor(table.tags, id);
     return settle(launch(command, output, place, tag), place);
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;

@@ -23,8 +23,13 @@ export function createTags(key: number): Tags {
 }
 
 /** The tag of a process by its id: the key, then the id's last 32 bits. */
-export function tagOf(key: number, id: string): bigint {
+function tagOf(key: number, id: string): bigint {
   return (BigInt(key) << ID_BITS) | BigInt(`0x${id.slice(-8)}`);
+}
+
+/** What every process of that id bears; null where no tags are in force. */
+export function tagFor(tags: Tags, id: string): bigint | null {
+  return tags.inForce ? tagOf(tags.key, id) : null;
 }
 
 /** True for a tag of this daemon, whatever the process. */
