@@ -139,9 +139,10 @@ export function closeLook({ stat, cmdline }: Look): void {
 
 const PROC_BYTES = 4096;
 
-function readHeld(fd: number): string | null {
+/** As `readProcBytes`, of a file that is kept open. */
+function readProcAgain(fd: number): Buffer | null {
   try {
-    return scratch.toString("latin1", 0, readSync(fd, scratch, 0, PROC_BYTES, 0));
+    return scratch.subarray(0, readSync(fd, scratch, 0, PROC_BYTES, 0));
   } catch (error) {
     if (isGone(error)) return null;
     throw error;
@@ -156,17 +157,18 @@ function isGone(error: unknown): boolean {
 
 /** /proc/PID/stat, or null when there is no such process, not even as a zombie. */
 export function readStat(pid: number, look: Look | null = null): Stat | null {
-  const line = look?.pid === pid ? readHeld(look.stat) : readProc(`/proc/${pid}/stat`);
-  if (line === null || line === "") return null;
+  const line =
+    look?.pid === pid ? readProcAgain(look.stat) : readProcBytes(`/proc/${pid}/stat`, PROC_BYTES);
+  if (line === null || line.length === 0) return null;
+  // The name may hold anything, parentheses too; behind the last one there are only numbers.
   const open = line.indexOf("(");
   const close = line.lastIndexOf(")");
-  // Field 3 (state) is fields[0]; numbers below are those of proc(5) less three.
-  const fields = line.slice(close + 2).split(" ");
-  const at = (field: number) => Number(fields[field - 3]);
+  readNumbers(line, close + 4);
+  const at = (field: number) => numbers[field - 4] ?? 0;
   return {
     pid,
-    comm: line.slice(open + 1, close),
-    state: fields[0] ?? "?",
+    comm: line.toString("utf8", open + 1, close),
+    state: line.toString("latin1", close + 2, close + 3),
     ppid: at(4),
     pgrp: at(5),
     session: at(6),
@@ -177,6 +179,29 @@ export function readStat(pid: number, look: Look | null = null): Stat | null {
     waitStatus: at(52),
     inKernel: (at(9) & KERNEL_THREAD) !== 0,
   };
+}
+
+/** The fields of the line read last, from field 4 of proc(5) on. */
+const numbers: number[] = [];
+const SPACE = 32;
+const NEWLINE = 10;
+const MINUS = 45;
+const ZERO = 48;
+
+/** A scan reads thousands of lines of 52 fields: to cut each into strings takes four times as long. */
+function readNumbers(line: Buffer, start: number): void {
+  let count = 0;
+  let value = 0;
+  let sign = 1;
+  for (let at = start; at < line.length; at++) {
+    const byte = line[at] ?? 0;
+    if (byte === SPACE || byte === NEWLINE) {
+      numbers[count++] = sign * value;
+      value = 0;
+      sign = 1;
+    } else if (byte === MINUS) sign = -1;
+    else value = 10 * value + byte - ZERO;
+  }
 }
 
 /** True when the kernel shows us, of this process, what it keeps from other users. man 5 proc. */
@@ -204,9 +229,12 @@ export function isLiving(stat: Stat): boolean {
 /** The command line (its first 4 KiB), arguments joined by spaces; `[comm]` where there is none, as ps prints it. */
 export function commandLine(stat: Stat, look: Look | null = null): string {
   const { pid } = stat;
-  const raw = look?.pid === pid ? readHeld(look.cmdline) : readProc(`/proc/${pid}/cmdline`);
-  if (raw === null || raw === "") return `[${stat.comm}]`;
-  return Buffer.from(raw, "latin1").toString("utf8").replace(/\0+$/, "").replaceAll("\0", " ");
+  const bytes =
+    look?.pid === pid
+      ? readProcAgain(look.cmdline)
+      : readProcBytes(`/proc/${pid}/cmdline`, PROC_BYTES);
+  if (bytes === null || bytes.length === 0) return `[${stat.comm}]`;
+  return bytes.toString("utf8").replace(/\0+$/, "").replaceAll("\0", " ");
 }
 
 /** What the kernel waits in on behalf of a process, or null where it does not say. man 5 proc_pid_wchan. */
@@ -253,7 +281,9 @@ export type Seen = Stat & { tag: bigint | null; mark: Mark | null };
 export function see(pid: number): Seen | null {
   const tag = readTag(pid);
   const stat = readStat(pid);
-  return stat === null ? null : { ...stat, tag, mark: stat.inKernel ? null : readMark(pid) };
+  return stat === null
+    ? null
+    : Object.assign(stat, { tag, mark: stat.inKernel ? null : readMark(pid) });
 }
 
 /**

@@ -67,7 +67,7 @@ export async function inspect(
 ): Promise<Result<"status">> {
   const entry = find(table, params, viewer);
   const members = isLiving(entry) ? await membersNow(entry) : [];
-  return { ...describe(entry), members };
+  return Object.assign(describe(entry), { members }); // a copy of so many fields takes a microsecond
 }
 
 /** One look at the kernel serves all who ask in the same turn of the loop. */
