@@ -65,11 +65,12 @@ export function createHeap(): Heap {
  */
 export function createLineReader(maxBytes: number): LineReader {
   const held = createHeap();
-  let rest: Buffer = Buffer.alloc(0);
+  const nothing = Buffer.alloc(0);
+  let rest: Buffer = nothing;
 
   function takeLine(end: number): Buffer {
     const tail = rest.subarray(0, end);
-    rest = rest.subarray(end + 1);
+    rest = end + 1 < rest.length ? rest.subarray(end + 1) : nothing;
     if (held.length === 0) return tail;
     held.add(tail);
     return held.take();
@@ -80,11 +81,12 @@ export function createLineReader(maxBytes: number): LineReader {
       rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
     },
     next() {
+      if (rest.length === 0) return { at: "more" };
       const end = rest.indexOf(NEWLINE);
       if (held.length + (end < 0 ? rest.length : end) > maxBytes) return { at: "tooLong" };
       if (end < 0) {
         held.add(rest);
-        rest = rest.subarray(rest.length);
+        rest = nothing;
         return { at: "more" };
       }
       const line = takeLine(end);

@@ -15,8 +15,7 @@ type Connection = {
   readonly reader: LineReader;
   readonly answerLine: (text: string) => Promise<string | null>;
   /** Lines to be written at the end of this turn. */
-  outgoing: string[];
-  outgoingChars: number;
+  outgoing: string;
   callsInFlight: number;
   /** The client will send no more. */
   inputEnded: boolean;
@@ -59,17 +58,16 @@ function connect(
     socket,
     reader: createLineReader(limits.lineBytes),
     answerLine: (text) => answerLine(text),
-    outgoing: [],
-    outgoingChars: 0,
+    outgoing: "",
     callsInFlight: 0,
     inputEnded: false,
     over: false,
     reading: false,
   };
   const listener = createListener(socket, {
-    isWaiting: () => connection.outgoing.length > 0,
+    isWaiting: () => connection.outgoing !== "",
     notify(params) {
-      if (socket.writableLength + connection.outgoingChars > limits.queuedBytes) return false;
+      if (socket.writableLength + connection.outgoing.length > limits.queuedBytes) return false;
       reply(connection, JSON.stringify({ jsonrpc: "2.0", method: "event", params }));
       return true;
     },
@@ -95,9 +93,9 @@ function receive(connection: Connection, chunk: Buffer): void {
   read(connection);
 }
 
-function isHeldBack({ socket, callsInFlight, outgoingChars }: Connection): boolean {
+function isHeldBack({ socket, callsInFlight, outgoing }: Connection): boolean {
   if (callsInFlight >= limits.callsInFlight) return true;
-  return socket.writableNeedDrain || outgoingChars > socket.writableHighWaterMark;
+  return socket.writableNeedDrain || outgoing.length > socket.writableHighWaterMark;
 }
 
 /** Take lines until there are none, the turn is over, or the client has to be held back. */
@@ -121,8 +119,7 @@ function read(connection: Connection): void {
         refuseLine(connection);
         return;
       case "more":
-        if (connection.inputEnded) endInput(connection);
-        else socket.resume();
+        readOn(connection);
         return;
     }
   }
@@ -132,6 +129,12 @@ function read(connection: Connection): void {
     connection.reading = false;
     read(connection);
   });
+}
+
+/** All that has come was taken: let more come, or end if no more will. */
+function readOn(connection: Connection): void {
+  if (connection.inputEnded) endInput(connection);
+  else if (connection.socket.isPaused()) connection.socket.resume();
 }
 
 const isBatch = /^[ \t\r]*\[/;
@@ -151,7 +154,7 @@ function refuseLine(connection: Connection): void {
   connection.over = true;
   const message = `A line is longer than ${limits.lineBytes} bytes`;
   const refusal = new Refusal("invalid_request", message, { limit: "lineBytes" });
-  connection.outgoing.push(refusalLine(refusal));
+  connection.outgoing += refusalLine(refusal);
   flush(connection);
   closeWith(connection.socket, "");
 }
@@ -173,15 +176,13 @@ function endInput(connection: Connection): void {
 
 function reply(connection: Connection, line: string): void {
   if (connection.socket.destroyed) return;
-  if (connection.outgoing.length === 0) process.nextTick(flush, connection);
-  connection.outgoing.push(`${line}\n`);
-  connection.outgoingChars += line.length;
+  if (connection.outgoing === "") process.nextTick(flush, connection);
+  connection.outgoing += `${line}\n`;
 }
 
 function flush(connection: Connection): void {
-  const text = connection.outgoing.join("");
-  connection.outgoing = [];
-  connection.outgoingChars = 0;
+  const text = connection.outgoing;
+  connection.outgoing = "";
   if (text !== "" && connection.socket.writable) connection.socket.write(text);
   if (connection.socket.isPaused() && !isHeldBack(connection)) read(connection);
 }

@@ -189,7 +189,7 @@ function identityIn(result: unknown): object {
 function checked<M extends Method>(name: M, handlers: Handlers): Call<Caller> {
   const schema: v.GenericSchema = methods[name].params;
   const handler = handlers[name];
-  return async (params, caller) => {
+  return (params, caller) => {
     const result = v.safeParse(schema, params ?? {});
     if (!result.success) throw invalid(name, params, result.issues[0]);
     // The schema is the one that Checked<M> is derived from.

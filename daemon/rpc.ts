@@ -31,9 +31,9 @@ export function createAnswer<C>(
   for (const [name, call] of Object.entries(calls)) server.addMethod(name, call);
   server.mapErrorToJSONRPCErrorResponse = (id, error) => errorResponse(id, error, unforeseen);
 
-  async function one(message: unknown, caller: C): Promise<JSONRPCResponse | null> {
-    if (!isRequest(message)) return protocolError("invalid_request", idOf(message));
-    return server.receive(message, caller);
+  function one(message: unknown, caller: C): PromiseLike<JSONRPCResponse | null> {
+    if (isRequest(message)) return server.receive(message, caller);
+    return Promise.resolve(protocolError("invalid_request", idOf(message)));
   }
 
   return async (text, caller) => {
@@ -43,7 +43,7 @@ export function createAnswer<C>(
     if (message.length === 0 || message.length > limits.batchCalls) {
       return JSON.stringify(protocolError("invalid_request", null));
     }
-    const parts: Promise<JSONRPCResponse | null>[] = [];
+    const parts: PromiseLike<JSONRPCResponse | null>[] = [];
     for (const part of message) {
       // A hundred spawns in one turn of the event loop would keep everybody else waiting for seconds.
       if (parts.length > 0) await turn();
