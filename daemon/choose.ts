@@ -96,7 +96,12 @@ function fromOctal(place: string): string {
 async function probe(base: string): Promise<void> {
   const place = cgroups(base).prepare(PROBE, null);
   const folder = join(base, PROBE);
-  const command = { command: ["sleep", "60"], cwd: "/", env: {}, account: null };
+  const command = {
+    command: ["sleep", "60"],
+    cwd: "/",
+    env: new Map<string, string>(),
+    account: null,
+  };
   const launched = launch(command, { stdout: null, stderr: null }, place, null);
   if (!launched.ok) {
     place.abandon();

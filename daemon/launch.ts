@@ -16,7 +16,7 @@ import { type Account, asUser, mayExecute } from "./users.js";
 export type Command = {
   command: readonly string[];
   cwd: string;
-  env: Record<string, string>;
+  env: ReadonlyMap<string, string>;
   account: Account | null;
 };
 
@@ -46,7 +46,7 @@ export function launch(
     const image: Image = {
       path,
       argv: [file, ...args],
-      env: Object.entries(command.env).map(([name, value]) => `${name}=${value}`),
+      env: Array.from(command.env, ([name, value]) => `${name}=${value}`),
       cwd: command.cwd,
       stdio: [nowhere, output.stdout ?? nowhere, output.stderr ?? nowhere],
     };
@@ -111,7 +111,7 @@ function findProgram(command: Command): string {
 
 function candidates({ command, cwd, env }: Command): string[] {
   const [file = ""] = command;
-  const path = env["PATH"] ?? "/bin:/usr/bin";
+  const path = env.get("PATH") ?? "/bin:/usr/bin";
   const folders = file.includes("/") ? [""] : path.split(delimiter);
   return folders.map((folder) => resolve(cwd, folder, file));
 }

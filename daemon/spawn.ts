@@ -69,9 +69,7 @@ export function spawn(
   enter(table, entry);
   if (errno !== null) throw fail(table, entry, unrecorded(errno));
 
-  // The marks come first: a long environment is searched only so far.
-  const own = marks(table, entry);
-  const env = { ...own, ...(params.env ?? defaults), ...own };
+  const env = environment(marks(table, entry), params.env ?? defaults);
   const started = start(table, entry, params.output, { command, cwd, env, account });
   if (!started.ok) throw fail(table, entry, started);
   begin(table, entry, started);
@@ -119,6 +117,19 @@ function mintId(table: Table): string {
 function marks(table: Table, { id, spec }: Entry): Record<string, string> {
   const mark = { PROCSUP_ID: id, PROCSUP_SOCKET: table.socket };
   return spec.name === null ? mark : { ...mark, PROCSUP_NAME: spec.name };
+}
+
+/**
+ * The marks come first: a long environment is searched only so far. A map, since objects of ever other
+ * keys cost V8 kilobytes each.
+ */
+function environment(
+  own: Readonly<Record<string, string>>,
+  given: Readonly<Record<string, string>>,
+): Map<string, string> {
+  const all = new Map(Object.entries(own));
+  for (const [name, value] of Object.entries(given)) if (!all.has(name)) all.set(name, value);
+  return all;
 }
 
 type Running = { leader: Leader; tree: Containment };
