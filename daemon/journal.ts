@@ -52,13 +52,21 @@ export type Read = {
 export function readJournal(path: string): Read {
   const content = readOrEmpty(path);
   const bytes = content.lastIndexOf("\n") + 1;
-  const lines = content.toString("utf8", 0, bytes).split("\n").slice(0, -1);
   try {
-    return { ...fold(lines), bytes };
+    return { ...fold(linesOf(content)), bytes };
   } catch (cause) {
     if (!(cause instanceof UnknownVersion)) throw cause;
     const fix = "start the procsup that wrote it, or choose another directory with --state";
     throw new CannotStart(`the journal ${path} has ${cause.message}: ${fix}`, { cause });
+  }
+}
+
+/** One at a time: the text of all of them would take as much memory again, twice. */
+function* linesOf(content: Buffer): Generator<string> {
+  let start = 0;
+  for (let end = content.indexOf("\n"); end >= 0; end = content.indexOf("\n", start)) {
+    yield content.toString("utf8", start, end);
+    start = end + 1;
   }
 }
 

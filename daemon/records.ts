@@ -138,8 +138,7 @@ function parse(value: object): Line | null {
       : "spec" in value
         ? lineShapes.spec
         : lineShapes.forgotten;
-  const parsed = v.safeParse(shape, value);
-  return parsed.success ? parsed.output : null;
+  return v.is(shape, value) ? value : null;
 }
 
 // --- what they add up to ----------------------------------------------------------------------
