@@ -1,6 +1,6 @@
 // Long work in short slices, so that no call waits for somebody else's.
 
-const SLICE_MS = 2;
+const SLICE_MS = 0.5;
 
 /** Whose work goes on in a later turn of the event loop. */
 const waiting: (() => void)[] = [];
