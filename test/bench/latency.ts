@@ -1,17 +1,14 @@
 // The round trip of `spawn` and `terminate` for one plain process, against the same work with
-// node:child_process in one bare Node process. Rounds of the two alternate.
+// node:child_process: in one bare Node process, and behind the least daemon, through our own client.
+// Rounds of the three alternate.
 
+import { join } from "node:path";
+import { type Client, connect } from "../../client/client.js";
 import { type Figure, median, quantile } from "./figures.js";
 import type { Answer, Question } from "./floor.js";
+import type { Question as LeastQuestion } from "./least.js";
 import { pause } from "./program.js";
-import {
-  type Daemon,
-  type Program,
-  type Stage,
-  sleep,
-  startDaemon,
-  startProgram,
-} from "./scene.js";
+import { type Program, type Stage, sleep, startDaemon, startProgram } from "./scene.js";
 
 /**
  * Between spawn and terminate, and between rounds: the command is past its start, which takes some 7 ms in
@@ -21,26 +18,28 @@ const PAUSE_MS = 15;
 /** The daemon lives long: what is measured is its steady state, past the compiler. */
 const WARM_UP_ROUNDS = 500;
 
-type Floor = Program<Question, Answer>;
 type Samples = { spawnMs: number[]; terminateMs: number[] };
+type Round = () => Promise<Answer>;
+type Contestants<T> = { ours: T; least: T; bare: T };
 
 export async function measureLatency(stage: Stage, quick: boolean): Promise<Figure[]> {
-  const rounds = quick ? 100 : 500;
-  const daemon = await startDaemon(stage);
-  const floor: Floor = await startProgram(stage, "floor");
-  await alternate(daemon, floor, WARM_UP_ROUNDS);
-  const { ours, bare } = await alternate(daemon, floor, rounds);
+  const { client } = await startDaemon(stage);
+  const least = await startLeast(stage);
+  const floor: Program<Question, Answer> = await startProgram(stage, "floor");
+  const rounds: Contestants<Round> = {
+    ours: () => measureRound(client),
+    least: () => measureRound(least),
+    bare: () => floor.ask({ do: "round", command: sleep, pauseMs: PAUSE_MS }),
+  };
+  await alternate(rounds, WARM_UP_ROUNDS);
+  const { ours, least: others, bare } = await alternate(rounds, quick ? 100 : 500);
   return (["spawn", "terminate"] as const).flatMap((name): Figure[] => {
     const of = (samples: Samples) => samples[`${name}Ms`];
     const bound = name === "spawn" ? 1.4 : 1.7;
+    const middle = { name: `${name}, median`, unit: "ms", value: median(of(ours)) } as const;
     return [
-      {
-        name: `${name}, median`,
-        unit: "ms",
-        value: median(of(ours)),
-        floor: median(of(bare)),
-        target: { of: "ratio", is: "at most", bound },
-      },
+      { ...middle, floor: median(of(bare)), target: { of: "ratio", is: "at most", bound } },
+      { ...middle, name: `${middle.name}; floor: the least daemon`, floor: median(of(others)) },
       {
         name: `${name}, p99`,
         unit: "ms",
@@ -51,28 +50,36 @@ export async function measureLatency(stage: Stage, quick: boolean): Promise<Figu
   });
 }
 
+async function startLeast(stage: Stage): Promise<Client> {
+  const socket = join(stage.folder, "least");
+  const program: Program<LeastQuestion, boolean> = await startProgram(stage, "least");
+  await program.ask({ socket });
+  const client = await connect({ socket });
+  stage.after(() => client.close());
+  return client;
+}
+
 async function alternate(
-  daemon: Daemon,
-  floor: Floor,
+  { ours, least, bare }: Contestants<Round>,
   rounds: number,
-): Promise<{ ours: Samples; bare: Samples }> {
-  const ours: Samples = { spawnMs: [], terminateMs: [] };
-  const bare: Samples = { spawnMs: [], terminateMs: [] };
-  const takeOurs = async () => add(ours, await measureRound(daemon));
-  const takeBare = async () => {
-    add(bare, await floor.ask({ do: "round", command: sleep, pauseMs: PAUSE_MS }));
-  };
+): Promise<Contestants<Samples>> {
+  const samples = () => ({ spawnMs: [], terminateMs: [] });
+  const all: Contestants<Samples> = { ours: samples(), least: samples(), bare: samples() };
+  const takes = [
+    async () => add(all.ours, await ours()),
+    async () => add(all.least, await least()),
+    async () => add(all.bare, await bare()),
+  ];
   for (let round = 0; round < rounds; round++) {
-    const order = round % 2 === 0 ? [takeOurs, takeBare] : [takeBare, takeOurs];
-    for (const take of order) {
+    for (const take of round % 2 === 0 ? takes : takes.toReversed()) {
       await take();
       await pause(PAUSE_MS);
     }
   }
-  return { ours, bare };
+  return all;
 }
 
-async function measureRound({ client }: Daemon): Promise<Answer> {
+async function measureRound(client: Client): Promise<Answer> {
   const spawnedMs = performance.now();
   const { id } = await client.spawn({ command: [...sleep] });
   const spawnMs = performance.now() - spawnedMs;
