@@ -14,7 +14,8 @@ import {
   signalProcess,
   untilEnded,
 } from "./pidfd.js";
-import { isLiving, listProcesses, readStat, readTag, runsAs, type Seen } from "./procfs.js";
+import { isLiving, listProcesses, readStat, runsAs } from "./procfs.js";
+import { readTag, type Seen } from "./signs.js";
 import { createSlices } from "./slices.js";
 
 /** A pause when no pidfd is to be had (EMFILE), for as long as that lasts. */

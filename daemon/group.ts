@@ -4,7 +4,8 @@
 import type { Containing, Containment, Leader } from "./containment.js";
 import { holdFound } from "./found.js";
 import { reachesGroups, signalGroup } from "./pidfd.js";
-import { isLiving, readStat, runsAs, type Seen, scan } from "./procfs.js";
+import { isLiving, readStat, runsAs } from "./procfs.js";
+import { type Seen, scan } from "./signs.js";
 import { isTagged, type Tags, tagFor } from "./tag.js";
 
 /** `socket` is the one that the marks of this daemon name. */

@@ -2,8 +2,7 @@
 
 import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { readdir } from "node:fs/promises";
-import { pageBytes, readLocksLimit } from "./native.js";
-import { createSlices } from "./slices.js";
+import { pageBytes } from "./native.js";
 
 export type Stat = {
   pid: number;
@@ -31,7 +30,10 @@ const KERNEL_THREAD = 0x0020_0000;
 /** Linux reports times to user space in USER_HZ, 100 on every architecture procsup runs on. */
 export const TICK_MS = 10;
 
-const scratch = Buffer.allocUnsafe(64 * 1024);
+/** The most that is read of one file at once. */
+export const SCRATCH_BYTES = 64 * 1024;
+
+const scratch = Buffer.allocUnsafe(SCRATCH_BYTES);
 
 /** One descriptor kept back, so that the truth can be read also when there is no other left. */
 let reserve = openSync("/dev/null", "r");
@@ -55,12 +57,12 @@ function withReserve<T>(read: () => T): T {
  * The first `maxBytes` of a /proc file, or null when its process is gone. A single read is one
  * consistent word of the kernel.
  */
-function readProc(path: string, maxBytes = PROC_BYTES): string | null {
+export function readProc(path: string, maxBytes = PROC_BYTES): string | null {
   return readProcBytes(path, maxBytes)?.toString("latin1") ?? null;
 }
 
 /** As `readProc`; the bytes are good until the next read. */
-function readProcBytes(path: string, maxBytes: number): Buffer | null {
+export function readProcBytes(path: string, maxBytes: number): Buffer | null {
   try {
     return withReserve(() => {
       const fd = openSync(path, "r");
@@ -250,59 +252,6 @@ export function isInCgroup(pid: number, name: string): boolean {
   return path.split("/").includes(name);
 }
 
-/** The soft RLIMIT_LOCKS, also of another user's process; null when it is gone. */
-export function readTag(pid: number): bigint | null {
-  try {
-    return readLocksLimit(pid);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EPERM") throw error;
-    const soft = /^Max file locks +(\d+)/m.exec(readProc(`/proc/${pid}/limits`) ?? "")?.[1];
-    return soft === undefined ? null : BigInt(soft);
-  }
-}
-
-/** The environment it was started with holds PROCSUP_ID and PROCSUP_SOCKET: whose it says it is. */
-type Mark = { id: string; socket: string };
-
-/** Null when it bears none, shows none (another user's), or overwrote its environment. */
-function readMark(pid: number): Mark | null {
-  const bytes = readProcBytes(`/proc/${pid}/environ`, scratch.length);
-  if (bytes === null || !bytes.includes("PROCSUP_ID=")) return null;
-  const variables = bytes.toString("utf8").split("\0");
-  const value = (name: string) =>
-    variables.find((one) => one.startsWith(`${name}=`))?.slice(name.length + 1) ?? "";
-  return { id: value("PROCSUP_ID"), socket: value("PROCSUP_SOCKET") };
-}
-
-/** A process and the signs by which a member is known. */
-export type Seen = Stat & { tag: bigint | null; mark: Mark | null };
-
-/** One process with its signs; null when it is gone. */
-export function see(pid: number): Seen | null {
-  const tag = readTag(pid);
-  const stat = readStat(pid);
-  return stat === null
-    ? null
-    : Object.assign(stat, { tag, mark: stat.inKernel ? null : readMark(pid) });
-}
-
-/**
- * Every process of this pid namespace, kernel threads excepted, newest first: whoever changes its
- * number all the time is looked at while it still has it. One scan serves all who asked before it
- * began.
- */
-export const scan = shared(async () => {
-  const found: Seen[] = [];
-  const pids = await listProcesses();
-  const slice = createSlices();
-  for (const pid of pids) {
-    await slice();
-    const one = see(pid);
-    if (one !== null && !one.inKernel) found.push(one);
-  }
-  return found;
-});
-
 /**
  * The numbers of all processes, the newest first as far as numbers tell. The kernel looks each of them
  * up, some 5 ms for 3,000: a thread waits for that, unless no descriptor but the one kept back is left.
@@ -317,19 +266,4 @@ export async function listProcesses(): Promise<number[]> {
 function listWithReserve(error: NodeJS.ErrnoException): string[] {
   if (error.code !== "EMFILE" && error.code !== "ENFILE") throw error;
   return withReserve(() => readdirSync("/proc"));
-}
-
-/** Callers of one moment share one run; whoever comes after it began gets a later one. */
-function shared<T>(run: () => Promise<T>): () => Promise<T> {
-  let begun: Promise<unknown> = Promise.resolve();
-  let next: Promise<T> | null = null;
-  return () => {
-    next ??= begun.then(() => {
-      const current = run();
-      begun = current.catch(() => undefined);
-      next = null;
-      return current;
-    });
-    return next;
-  };
 }

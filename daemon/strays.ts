@@ -5,7 +5,8 @@ import { type Checked, Refusal, type Result, type Stray } from "../client/wire.j
 import type { Sight } from "./access.js";
 import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
-import { commandLine, isLiving, readStat, type Seen, scan, uidOf } from "./procfs.js";
+import { commandLine, isLiving, readStat, uidOf } from "./procfs.js";
+import { type Seen, scan } from "./signs.js";
 import { createSlices } from "./slices.js";
 import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";

@@ -21,7 +21,17 @@ const floors: Record<string, string[][]> = {
   daemon: [
     ["native", "access", "state", "settings", "log", "history", "openrpc", "slices", "job"],
     ["unix", "files", "users", "procfs", "pidfd", "tag", "rpc", "records"],
-    ["listen", "systemd", "journald", "containment", "gate", "usage", "routes", "identity"],
+    [
+      "listen",
+      "systemd",
+      "journald",
+      "containment",
+      "gate",
+      "usage",
+      "routes",
+      "identity",
+      "signs",
+    ],
     ["output", "journal", "reload", "cgroup", "found", "ladder", "leader", "growth"],
     ["reading", "group", "launch", "cap"],
     ["feed", "choose", "table"],
