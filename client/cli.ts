@@ -1,13 +1,12 @@
 #!/usr/bin/env node
-// procsup, the command: arguments -> calls -> text or JSON -> exit code. Data goes to stdout, chatter
-// and errors to stderr; with --json stdout holds one JSON document and nothing else, errors included.
+// procsup, the command: what it can be asked for, and which calls answer that. How what comes of a call
+// is said is told in outcome.ts.
 
 import { realpathSync } from "node:fs";
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import {
-  isIdPrefix,
   oneOf,
   readCount,
   readDurationMs,
@@ -17,15 +16,13 @@ import {
   readTarget,
   type Start,
 } from "./arguments.js";
-import { type Client, connect, listAll, type Process } from "./client.js";
+import { type Client, listAll, type Process } from "./client.js";
 import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
+import { type Common, findTarget, forEach, run, say } from "./outcome.js";
 import {
   accountText,
-  codeOf,
   codeOfProcess,
-  errorJson,
-  errorText,
   exitCodes,
   infoText,
   jsonText,
@@ -38,78 +35,7 @@ import {
   usageTable,
 } from "./print.js";
 import { version } from "./version.js";
-import { type Address, type Signal, statuses } from "./wire.js";
-
-type Common = { json?: boolean; socket?: string };
-
-/** What a command has to say, and the exit code it ends with. */
-type Outcome = { json: unknown; text: string; code: number };
-
-/** Do one thing, say it, leave with its code. */
-async function say(
-  options: Common,
-  work: () => Promise<Outcome>,
-  failureCode: (error: unknown) => number = codeOf,
-): Promise<void> {
-  try {
-    const { json, text, code } = await work();
-    process.stdout.write(options.json ? jsonText(json) : text);
-    process.exitCode = code;
-  } catch (error) {
-    if (options.json) process.stdout.write(jsonText(errorJson(error)));
-    else process.stderr.write(errorText(error));
-    process.exitCode = failureCode(error);
-  }
-}
-
-/** As `say`, for what needs the daemon. */
-function run(
-  options: Common,
-  work: (client: Client) => Promise<Outcome>,
-  failureCode: (error: unknown) => number = codeOf,
-): Promise<void> {
-  const connected = async () => {
-    const client = await connect(options.socket === undefined ? {} : { socket: options.socket });
-    return work(client).finally(() => client.close());
-  };
-  return say(options, connected, failureCode);
-}
-
-/** One call for each target, at once; what each has to say, in order; the first failure's code. */
-function forEach<R>(
-  targets: readonly string[],
-  options: Common,
-  act: (client: Client, target: string) => Promise<R>,
-  show: (results: R[], targets: string[]) => string,
-): Promise<void> {
-  return run(options, async (client) => {
-    const settled = await Promise.allSettled(targets.map((target) => act(client, target)));
-    const failures = settled.flatMap((one) => (one.status === "rejected" ? [one.reason] : []));
-    const results = settled.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
-    const done = targets.filter((_, at) => settled[at]?.status === "fulfilled");
-    if (!options.json) process.stderr.write(failures.map(errorText).join(""));
-    const json = settled.map((one) =>
-      one.status === "fulfilled" ? one.value : errorJson(one.reason),
-    );
-    return {
-      json: json.length === 1 ? json[0] : json,
-      text: results.length === 0 ? "" : show(results, done),
-      code: failures.length === 0 ? 0 : codeOf(failures[0]),
-    };
-  });
-}
-
-/**
- * For commands that only look, the beginning of one id will do where nobody bears it as a name. Not
- * for those that act: a name mistyped, or forgotten since, must not hit a stranger.
- */
-async function findTarget(client: Client, typed: string): Promise<Address> {
-  if (!isIdPrefix(typed)) return readTarget(typed);
-  const known = await listAll(client, { all: true });
-  const [id, ...others] = known.map((one) => one.id).filter((one) => one.startsWith(typed));
-  const isName = known.some(({ name }) => name === typed);
-  return isName || id === undefined || others.length > 0 ? readTarget(typed) : { id };
-}
+import { type Signal, statuses } from "./wire.js";
 
 const asJson = process.argv.includes("--json");
 

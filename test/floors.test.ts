@@ -15,7 +15,7 @@ const floors: Record<string, string[][]> = {
     ["shapes"],
     ["wire", "lines"],
     ["client", "arguments", "print"],
-    ["logs"],
+    ["logs", "outcome"],
     ["cli"],
   ],
   daemon: [
