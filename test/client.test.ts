@@ -7,7 +7,7 @@ import { equal, is, match, ok } from "uvu/assert";
 import { type Client, connect, Disconnected, type Event, Refusal } from "../client/client.js";
 import { limits } from "../client/wire.js";
 import { createLatch } from "./cli.js";
-import { programs, startDaemon } from "./daemon.js";
+import { programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { type Scene, scenario, until } from "./scenario.js";
 
 async function refusal(promise: Promise<unknown>): Promise<Refusal> {
@@ -82,7 +82,7 @@ scenario("a spawned command has its caller's folder and environment", async (sce
 });
 
 scenario("what the caller says of folder and environment is exactly what counts", async (scene) => {
-  const { socket, connect: open } = await startDaemon(scene);
+  const { socket, connect: open } = await visitDaemon(scene);
   const client = await open();
   is(await outputOf(client, { command: ["pwd"], cwd: "/usr" }), "/usr\n");
   const env = (await outputOf(client, { command: ["env"], env: { ONLY: "this" } })).trim();
@@ -93,7 +93,7 @@ scenario("what the caller says of folder and environment is exactly what counts"
 });
 
 scenario("a refusal comes with its kind and its facts", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const unknown = await refusal(client.status({ name: "nobody" }));
   equal([unknown.kind, unknown.facts], ["process_not_found", { name: "nobody" }]);
   is(unknown.message, "Process not found: name nobody");
@@ -109,7 +109,7 @@ scenario("a refusal comes with its kind and its facts", async (scene) => {
 });
 
 scenario("500 calls under way at once each get their own answer", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const lines = await client.spawn({ command: ["seq", "500"] });
   await client.wait({ id: lines.id });
@@ -136,7 +136,7 @@ scenario("500 calls under way at once each get their own answer", async (scene) 
 });
 
 scenario("a call longer than a line is refused here, one that just fits arrives", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const pending = client.wait({ id: (await client.spawn({ command: ["sleep", "1000"] })).id });
   const ofLength = (length: number) => "x".repeat(length);
   const most = limits.lineBytes - 256 - '{"name":""}'.length;
@@ -170,7 +170,7 @@ scenario("when the daemon is killed, pending calls fail and later ones at once",
 });
 
 scenario("closing a connection fails what is pending on it, and may be repeated", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const pending = disconnection(client.wait({ id }));
   client.close();
@@ -180,7 +180,7 @@ scenario("closing a connection fails what is pending on it, and may be repeated"
 });
 
 scenario("a connection keeps no program alive once its calls are answered", async (scene) => {
-  const { socket } = await startDaemon(scene);
+  const { socket } = await visitDaemon(scene);
   const program = runProgram(
     scene,
     [
@@ -195,7 +195,7 @@ scenario("a connection keeps no program alive once its calls are answered", asyn
 });
 
 scenario("a pending call keeps its program alive until it is answered", async (scene) => {
-  const { socket, connect: open } = await startDaemon(scene);
+  const { socket, connect: open } = await visitDaemon(scene);
   const client = await open();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const env = { PROCSUP_SOCKET: socket, ID: id };
@@ -274,7 +274,7 @@ scenario("notifications that this version does not know are passed over", async 
 // --- events ---------------------------------------------------------------------------------
 
 scenario("a subscription is told of output and status, until it is ended", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const latch = createLatch(scene);
   const events: Event[] = [];
   const off = client.onEvent((event) => events.push(event));
@@ -310,3 +310,5 @@ scenario("a subscription is told of output and status, until it is ended", async
   off();
   equal(deaf, []);
 });
+
+theDaemonGoes();

@@ -2,12 +2,14 @@
 // connections that know nothing of our client.
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
 import { type Client, connect } from "../client/client.js";
 import { removeCgroupsOf } from "./cage.js";
-import { type Scene, until, within } from "./scenario.js";
+import { bearers, type Scene, scenario, until, within } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
 /** With both cores busy a start takes seconds. */
@@ -50,6 +52,44 @@ export async function startDaemon(scene: Scene, options: StartOptions = {}): Pro
   return daemon;
 }
 
+let standing: { daemon: Daemon; stop: () => Promise<void> } | null = null;
+
+/**
+ * The daemon that the scenarios of a file share who want no other, with nobody in it: whoever a scenario leaves
+ * there is ended with it. `theDaemonGoes` comes last.
+ */
+export async function visitDaemon(scene: Scene): Promise<Daemon> {
+  standing ??= await standDaemon();
+  const { daemon } = standing;
+  scene.after(async () => {
+    const client = await connect({ socket: daemon.socket });
+    const { processes } = await client.list({});
+    await Promise.all(processes.map(({ id }) => client.terminate({ id, force: true })));
+    await client.close();
+    await until("nobody is left in it", () => bearers(daemon.socket).length <= 1);
+  });
+  return { ...daemon, ...waysIn(scene, daemon.socket) };
+}
+
+async function standDaemon(): Promise<NonNullable<typeof standing>> {
+  const folder = mkdtempSync(join(tmpdir(), "procsup-test-"));
+  const undos: (() => void | Promise<void>)[] = [];
+  const daemon = await startDaemon({ folder, after: (undo) => void undos.push(undo) });
+  const stop = async () => {
+    for (const undo of undos.reverse()) await undo();
+    await until("nothing of it lives", () => bearers(folder).length === 0);
+    rmSync(folder, { recursive: true });
+  };
+  return { daemon, stop };
+}
+
+/** The last scenario of a file whose scenarios share a daemon. */
+export function theDaemonGoes(): void {
+  scenario("the daemon of all this goes, and leaves nothing", async () => {
+    await standing?.stop();
+  });
+}
+
 /** End the daemon as nothing can be prepared for; whoever it has started lives on. */
 export async function crash(daemon: Daemon): Promise<void> {
   daemon.child.kill("SIGKILL");
@@ -88,6 +128,13 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
     log,
     child,
     exited,
+    ...waysIn(scene, socket),
+  };
+}
+
+/** Connections that end with the scene. */
+function waysIn(scene: Scene, socket: string): Pick<Daemon, "connect" | "raw"> {
+  return {
     connect: async () => {
       const client = await connect({ socket });
       scene.after(() => client.close());

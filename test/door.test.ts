@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { equal, is, ok } from "uvu/assert";
 import { limits } from "../client/wire.js";
-import { call, type Daemon, type Raw, startDaemon } from "./daemon.js";
+import { call, type Daemon, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { scenario, until, within } from "./scenario.js";
 
 function rssMib({ pid }: Daemon): number {
@@ -34,7 +34,7 @@ async function pour({ socket }: Raw, pieces: number, piece: Buffer): Promise<voi
 }
 
 scenario("replies find their callers over 50 connections with many calls each", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const raws = await Promise.all(Array.from({ length: 50 }, () => daemon.raw()));
   await Promise.all(
     raws.map(async (raw, at) => {
@@ -47,7 +47,7 @@ scenario("replies find their callers over 50 connections with many calls each", 
 });
 
 scenario("a client that half-closes still gets its replies, late ones too", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const raw = await daemon.raw();
@@ -70,7 +70,7 @@ scenario("half a line is no call: it is answered as a parse error at the end", a
 });
 
 scenario("a call split into single bytes is one call", async (scene) => {
-  const raw = await (await startDaemon(scene)).raw();
+  const raw = await (await visitDaemon(scene)).raw();
   raw.socket.setNoDelay(true);
   for (const byte of Buffer.from(info)) {
     await new Promise((go) => raw.socket.write(Buffer.from([byte]), go));
@@ -79,7 +79,7 @@ scenario("a call split into single bytes is one call", async (scene) => {
 });
 
 scenario("random bytes are answered by errors and nothing else", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const raw = await daemon.raw();
   let seed = 1;
   const bytes = Buffer.from(
@@ -113,14 +113,14 @@ scenario("a 200 MB line is cut at the limit, with one error and flat memory", as
 });
 
 scenario("a line of the longest allowed length is answered", async (scene) => {
-  const raw = await (await startDaemon(scene)).raw();
+  const raw = await (await visitDaemon(scene)).raw();
   const line = JSON.stringify(call("info"));
   raw.write(`${line}${" ".repeat(limits.lineBytes - line.length)}\n`);
   ok((await raw.next()).result);
 });
 
 scenario("a batch of 100,000 calls is refused whole", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const raw = await daemon.raw();
   raw.write(`[${Array(100_000).fill("1").join(",")}]\n`);
   is((await raw.next()).error?.code, -32600);
@@ -130,7 +130,7 @@ scenario("a batch of 100,000 calls is refused whole", async (scene) => {
 scenario(
   "a text may nest to its limit and hold its limit of values, and not one more",
   async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const { ask } = await daemon.raw();
     const nested = (depth: number) =>
       JSON.parse(`${"[".repeat(depth)}${"]".repeat(depth)}`) as object;
@@ -148,7 +148,7 @@ scenario(
 );
 
 scenario("others get their turns between the calls of a batch", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const [greedy, modest] = [await daemon.raw(), await daemon.raw()];
   const spawning = Array.from({ length: limits.batchCalls }, (_, n) =>
     call("spawn", { command: ["true"] }, n),
@@ -165,7 +165,7 @@ scenario("others get their turns between the calls of a batch", async (scene) =>
 });
 
 scenario("a mebibyte of brackets is refused before it is parsed", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const raw = await daemon.raw();
   for (const [piece, limit] of [
     ["[", "nesting"],
@@ -184,7 +184,7 @@ scenario("a mebibyte of brackets is refused before it is parsed", async (scene) 
 });
 
 scenario("a batch whose answers outgrow a line is refused part by part", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const raw = await daemon.raw();
   const client = await daemon.connect();
   const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
@@ -259,7 +259,7 @@ scenario(
 scenario(
   "connections past the limit are refused in a sentence, and free places are used",
   async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const sockets = Array.from({ length: limits.connections }, () => connect(daemon.socket));
     scene.after(() => {
       for (const socket of sockets) socket.destroy();
@@ -283,7 +283,7 @@ scenario(
 );
 
 scenario("more calls than may be in flight are all answered, in their time", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const raw = await daemon.raw();
@@ -295,3 +295,5 @@ scenario("more calls than may be in flight are all answered, in their time", asy
   for (let n = 0; n < waits; n++) ids.add((await raw.next()).id);
   is(ids.size, waits);
 });
+
+theDaemonGoes();

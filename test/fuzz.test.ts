@@ -21,7 +21,7 @@ const CONNECTIONS = 8;
  * and the old one grows by half before it is swept. Kept, 80,000 inputs (text and what it becomes,
  * 400 bytes) would be more.
  */
-const GROWTH_MIB = 24;
+const GROWTH_MIB = 30;
 const LIMIT_MS = 100_000;
 
 const seed = Number(process.env["PROCSUP_SEED"] ?? 20_261_125);

@@ -14,7 +14,7 @@ import { createLineDoor } from "../daemon/door.js";
 import { createHttpDoor } from "../daemon/http.js";
 import { type Call, createAnswer } from "../daemon/rpc.js";
 import { freeze, noFreezer } from "./cage.js";
-import { call, openRaw, programs, startDaemon } from "./daemon.js";
+import { call, openRaw, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { ask, curl, json, noCurl, openWire, post, type Response, requestText } from "./http.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
@@ -40,7 +40,7 @@ function assertFailed(response: Response, status: number, kind: string, what?: s
 if (noCurl !== null) skipped("curl gets the answers of the contract's table", noCurl);
 else {
   scenario("curl gets the answers of the contract's table, word for word", async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const { id, pid } = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
     const done = await curl(daemon.socket, route(pid), "-X", "POST");
     const { timestamp, durationMs, ...said } = JSON.parse(done.text) as Record<string, unknown>;
@@ -69,7 +69,7 @@ else {
   });
 
   scenario("curl forces by a body, and asks before it sends a long one", async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const client = await daemon.connect();
     const { id, pid } = await client.spawn({ command: [join(programs, "ignores-term.sh")] });
     await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
@@ -87,7 +87,7 @@ if (noFreezer !== null) {
   if (process.env["CI"] === undefined) skipped(survive, noFreezer);
 } else {
   scenario(survive, async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const client = await daemon.connect();
     const { pid } = await client.spawn({ command: ["sleep", "1000"] });
     await freeze(scene, pid ?? 0);
@@ -103,7 +103,7 @@ if (noFreezer !== null) {
 }
 
 scenario("one scenario over both doors is answered the same, field by field", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const { ask: askLine } = await daemon.raw();
   const spawning = { command: [join(programs, "ignores-term.sh")], graceMs: 500 };
   const { result } = await askLine(call("spawn", spawning));
@@ -131,7 +131,7 @@ scenario("one scenario over both doors is answered the same, field by field", as
 });
 
 scenario("every way to say `do not force`, and nothing but JSON, is a body", async (scene) => {
-  const { socket } = await startDaemon(scene);
+  const { socket } = await visitDaemon(scene);
   const plain = { "content-type": "text/plain" };
   const good: [string, Record<string, string>][] = [
     ["", {}],
@@ -185,7 +185,7 @@ scenario("every way to say `do not force`, and nothing but JSON, is a body", asy
 });
 
 scenario("bad numbers, paths, methods and pages of a browser end nothing", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const { pid } = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
   const { socket } = daemon;
   for (const part of [
@@ -243,7 +243,7 @@ scenario("a bug is a 500 with a reference and nothing else", async (scene) => {
 // --- the other paths ------------------------------------------------------------------------
 
 scenario("POST /rpc answers whatever a line would be answered", async (scene) => {
-  const { socket } = await startDaemon(scene);
+  const { socket } = await visitDaemon(scene);
   const rpc = (body: string) => ask(socket, "/rpc", { headers: json, body });
   const one = await rpc(JSON.stringify(call("info")));
   is((JSON.parse(one.text) as { result: { wire: number } }).result.wire, 1);
@@ -263,7 +263,7 @@ scenario("POST /rpc answers whatever a line would be answered", async (scene) =>
 });
 
 scenario("events cannot be sent over HTTP, and subscribe says so", async (scene) => {
-  const { socket } = await startDaemon(scene);
+  const { socket } = await visitDaemon(scene);
   const { text } = await post(socket, "/rpc", call("subscribe"));
   const { error } = JSON.parse(text) as { error: { code: number; message: string } };
   is(error.code, kinds.invalid_request.code);
@@ -292,7 +292,7 @@ scenario("the contract and the daemon's health are there to be read", async (sce
 // --- connections ----------------------------------------------------------------------------
 
 scenario("a kept-alive connection serves one request after the other", async (scene) => {
-  const { socket } = await startDaemon(scene);
+  const { socket } = await visitDaemon(scene);
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
   scene.after(() => agent.destroy());
   const reused: boolean[] = [];
@@ -303,7 +303,7 @@ scenario("a kept-alive connection serves one request after the other", async (sc
 });
 
 scenario("pipelined requests are answered in their order, slow ones first", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
   const wire = await openWire(scene, daemon.socket);
@@ -321,7 +321,7 @@ scenario("pipelined requests are answered in their order, slow ones first", asyn
 });
 
 scenario("past the requests that may be under way one is refused and the last", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const wire = await openWire(scene, daemon.socket);
@@ -341,7 +341,7 @@ scenario("past the requests that may be under way one is refused and the last", 
 scenario(
   "a request in single bytes is one request, and half-closing waits for it",
   async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const client = await daemon.connect();
     const { pid } = await client.spawn({ command: ["sleep", "1000"] });
     const wire = await openWire(scene, daemon.socket);
@@ -357,7 +357,7 @@ scenario(
 );
 
 scenario("a caller that hangs up changes nothing", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id, pid } = await client.spawn({
     command: [join(programs, "ignores-term.sh")],
@@ -402,7 +402,7 @@ const broken: [string, string, number, string][] = [
 ];
 
 scenario("what is no request is answered so, in its turn, and is the last", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const good = requestText("GET /healthz");
   for (const [what, text, status, kind] of broken) {
     const wire = await openWire(scene, daemon.socket);
@@ -584,6 +584,8 @@ scenario("who is turned away is told in the language it speaks", async (scene) =
 });
 
 scenario("every limit is shown by info", async (scene) => {
-  const { limits: shown } = await (await (await startDaemon(scene)).connect()).info({});
+  const { limits: shown } = await (await (await visitDaemon(scene)).connect()).info({});
   for (const [name, bound] of Object.entries(limits)) is(shown[name], bound, name);
 });
+
+theDaemonGoes();

@@ -6,7 +6,7 @@ import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
-import { programs, startDaemon } from "./daemon.js";
+import { programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 async function startForking(client: Client) {
@@ -26,7 +26,7 @@ async function kindOf(promise: Promise<unknown>): Promise<string> {
 }
 
 scenario("status lists the living members as the kernel has them", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id, pid, child } = await startForking(client);
   const { members } = await client.status({ id });
   equal(
@@ -59,7 +59,7 @@ for (const containment of containments) {
 }
 
 scenario("a signal goes to the leader alone, or to every member", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const one = await startForking(client);
   equal(await client.signal({ id: one.id, signal: "SIGSTOP" }), { signaled: 1 });
   await until("the leader is stopped", async () => {
@@ -71,7 +71,7 @@ scenario("a signal goes to the leader alone, or to every member", async (scene) 
 });
 
 scenario("who is not there any more is neither signalled nor paused", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["true"] });
   await client.wait({ id });
   is(await kindOf(client.signal({ id, signal: "SIGHUP" })), "already_terminated");
@@ -121,7 +121,7 @@ scenario("a list longer than a line comes in pages that leave nothing out", asyn
 });
 
 scenario("wait answers at the end, or when its time is over", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   const early = await client.wait({ id, timeoutMs: 10 });
   equal([early.ended, early.process.status], [false, "running"]);
@@ -132,7 +132,7 @@ scenario("wait answers at the end, or when its time is over", async (scene) => {
 });
 
 scenario("exit codes and signals are the kernel's", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const endOf = async (script: string) => {
     const { id } = await client.spawn({ command: ["sh", "-c", script] });
     const { process } = await client.wait({ id });
@@ -144,7 +144,7 @@ scenario("exit codes and signals are the kernel's", async (scene) => {
 });
 
 scenario("logs are read by offset, to the byte, and by last lines", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const script = 'printf "one\\ntwo\\nthr\\303\\251\\n"; printf "err" >&2';
   const { id } = await client.spawn({ command: ["sh", "-c", script] });
   await client.wait({ id });
@@ -170,7 +170,7 @@ scenario("logs are read by offset, to the byte, and by last lines", async (scene
 });
 
 scenario("bytes that are no text come through as such, with true offsets", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sh", "-c", 'printf "a\\377\\000b\\303"'] });
   await client.wait({ id });
   const { text, next, ended } = await client.logs({ id });
@@ -178,7 +178,7 @@ scenario("bytes that are no text come through as such, with true offsets", async
 });
 
 scenario("merged output keeps its order in one stream, null output has none", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const command = ["sh", "-c", "echo 1; echo 2 >&2; echo 3"];
   const merged = await client.spawn({ command, output: "merged" });
   const none = await client.spawn({ command, output: "null" });
@@ -190,7 +190,7 @@ scenario("merged output keeps its order in one stream, null output has none", as
 });
 
 scenario("the last lines of a large file are found without reading it all", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sh", "-c", "seq 1 1000000"] });
   await client.wait({ id });
   is((await client.logs({ id, tailLines: 2 })).text, "999999\n1000000\n");
@@ -199,7 +199,7 @@ scenario("the last lines of a large file are found without reading it all", asyn
 });
 
 scenario("usage measures the leader and the tree while it runs", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const busy = ["sh", "-c", "sh -c 'while :; do :; done' & while :; do :; done"];
   const { id, pid } = await client.spawn({ command: busy });
   const { id: idle } = await client.spawn({ command: ["sleep", "1000"] });
@@ -212,7 +212,7 @@ scenario("usage measures the leader and the tree while it runs", async (scene) =
 });
 
 scenario("a thousand usage calls leave no descriptor behind", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const descriptors = () => readdirSync(`/proc/${daemon.pid}/fd`).length;
   await client.info({});
@@ -224,7 +224,7 @@ scenario("a thousand usage calls leave no descriptor behind", async (scene) => {
 });
 
 scenario("a subscriber hears every change of status, of one process or of all", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const events: Event[] = [];
   client.onEvent((event) => events.push(event));
@@ -255,7 +255,7 @@ scenario("a subscriber hears every change of status, of one process or of all", 
 });
 
 scenario("a subscriber to output is sent all of it, by offset", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const gate = join(scene.folder, "gate");
   const script = `until [ -e ${gate} ]; do sleep 0.01; done; seq 1 20000; echo end >&2`;
   const { id } = await client.spawn({ command: ["sh", "-c", script] });
@@ -334,3 +334,5 @@ scenario("info says what is in force", async (scene) => {
   await client.terminate({ id });
   is((await client.info({})).counts["terminated"], 1);
 });
+
+theDaemonGoes();

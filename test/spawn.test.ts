@@ -15,7 +15,7 @@ import { equal, is, match } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
-import { call, type Raw, startDaemon } from "./daemon.js";
+import { call, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 async function refusedSpawn(client: Client, params: Parameters<Client["spawn"]>[0]) {
@@ -178,14 +178,14 @@ scenario("without env and cwd it gets those of its user at login, and /", async 
 });
 
 scenario("the command is leader of a session and group of its own", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const text = await outputOf(client, { command: ["sh", "-c", "cut -d' ' -f1,5,6 /proc/$$/stat"] });
   const [pid, pgrp, session] = text.trim().split(" ");
   equal([pgrp, session], [pid, pid]);
 });
 
 scenario("a living name is taken, an ended one is free", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const first = await client.spawn({ command: ["sleep", "1000"], name: "web" });
   const { kind, facts } = await refusedSpawn(client, { command: ["true"], name: "web" });
   is(kind, "name_taken");
@@ -198,7 +198,7 @@ scenario("a living name is taken, an ended one is free", async (scene) => {
 });
 
 scenario("params are strict: the error names the field and what would do", async (scene) => {
-  const { ask } = await (await startDaemon(scene)).raw();
+  const { ask } = await (await visitDaemon(scene)).raw();
   const cases: [string, unknown, RegExp][] = [
     ["spawn", {}, /^spawn: command: is missing$/],
     ["spawn", { command: [] }, /command: /],
@@ -227,7 +227,7 @@ scenario("params are strict: the error names the field and what would do", async
 });
 
 scenario("an error never repeats what was sent", async (scene) => {
-  const { ask } = await (await startDaemon(scene)).raw();
+  const { ask } = await (await visitDaemon(scene)).raw();
   const secret = "hunter2";
   const env = { PASSWORD: [secret] };
   const reply = await ask(call("spawn", { command: ["true"], env }));
@@ -235,13 +235,13 @@ scenario("an error never repeats what was sent", async (scene) => {
 });
 
 scenario("the daemon's descriptors do not reach the command", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const text = await outputOf(client, { command: ["sh", "-c", "ls /proc/$$/fd; true"] });
   equal(text.trim().split("\n"), ["0", "1", "2"]);
 });
 
 scenario("the output files are for the daemon's user alone", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   mkdirSync(join(scene.folder, "empty"));
   const { id } = await client.spawn({ command: ["true"] });
@@ -251,7 +251,7 @@ scenario("the output files are for the daemon's user alone", async (scene) => {
 });
 
 scenario("a command starts beside more descriptors than it may have itself", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const USUAL_FILES = 1024;
   const others = Array.from({ length: 1_015 }, () => net.connect({ path: daemon.socket }));
@@ -265,3 +265,5 @@ scenario("a command starts beside more descriptors than it may have itself", asy
   is(ended.exitCode, 0);
   match((await client.logs({ id })).text, /^Max open files +1024 /m);
 });
+
+theDaemonGoes();

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
-import { call, programs, startDaemon } from "./daemon.js";
+import { call, programs, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { bearers, isAlive, scenario, until } from "./scenario.js";
 
 /** Start a test program and wait for its word that it is ready. */
@@ -26,7 +26,7 @@ async function refusal(promise: Promise<unknown>): Promise<Refusal> {
 }
 
 scenario("the four answers of the contract, word for word, over a bare socket", async (scene) => {
-  const { raw } = await startDaemon(scene);
+  const { raw } = await visitDaemon(scene);
   const { ask } = await raw();
   const spawned = await ask(call("spawn", { command: ["sleep", "1000"] }));
   const pid = Number(spawned.result?.["pid"]);
@@ -59,7 +59,7 @@ scenario("the four answers of the contract, word for word, over a bare socket", 
 });
 
 scenario("a handler that needs 500 ms of its grace finishes its file", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "file");
   const { id } = await start(client, "slow-handler.sh", [file]);
   const { forced, exitCode } = await client.terminate({ id });
@@ -68,7 +68,7 @@ scenario("a handler that needs 500 ms of its grace finishes its file", async (sc
 });
 
 scenario("who ignores TERM is killed after the grace, and the answer says so", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id, pid } = await start(client, "ignores-term.sh");
   const result = await client.terminate({ id, graceMs: 100 });
   equal([result.forced, result.signal, result.ended], [true, "SIGKILL", 2]);
@@ -77,7 +77,7 @@ scenario("who ignores TERM is killed after the grace, and the answer says so", a
 });
 
 scenario("the grace and the stop signal of the spawn are kept", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const patient = await start(client, "ignores-term.sh", [], { graceMs: 50 });
   is((await client.terminate({ id: patient.id })).forced, true);
   const own = await client.spawn({ command: ["sleep", "1000"], stopSignal: "SIGUSR1" });
@@ -85,7 +85,7 @@ scenario("the grace and the stop signal of the spawn are kept", async (scene) =>
 });
 
 scenario("a leader that ends on TERM does not end the ladder of its child", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id, pid } = await start(client, "child-ignores-term.sh");
   const child = Number((await client.logs({ id })).text.split(" ")[1]);
   const asked = client.terminate({ id, graceMs: 300 });
@@ -99,7 +99,7 @@ scenario("a leader that ends on TERM does not end the ladder of its child", asyn
 });
 
 scenario("a stopped tree runs its TERM handler", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "file");
   const { id } = await start(client, "stops-itself.sh", [file]);
   await until("it is stopped", async () => (await client.status({ id })).members[0]?.state === "T");
@@ -108,7 +108,7 @@ scenario("a stopped tree runs its TERM handler", async (scene) => {
 });
 
 scenario("a leader that ends by itself has the rest of its group ended", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "pid");
   const { id } = await start(client, "leaves-stray.sh", [file]);
   const { ended, process } = await client.wait({ id });
@@ -117,7 +117,7 @@ scenario("a leader that ends by itself has the rest of its group ended", async (
 });
 
 scenario("kept strays live on as a running process that can be terminated", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "pid");
   const { id, pid } = await start(client, "leaves-stray.sh", [file], { strays: "keep" });
   await until("the leader has ended", () => !isAlive(pid));
@@ -132,7 +132,7 @@ scenario("kept strays live on as a running process that can be terminated", asyn
 });
 
 scenario("kept strays that end by themselves end the process", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "pid");
   const { id } = await start(client, "leaves-stray.sh", [file], { strays: "keep" });
   const ended = client.wait({ id });
@@ -142,7 +142,7 @@ scenario("kept strays that end by themselves end the process", async (scene) => 
 });
 
 scenario("two callers join one ladder and get the same answer", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
   const { id } = await start(one, "ignores-term.sh");
   const first = one.terminate({ id, graceMs: 200 });
@@ -153,7 +153,7 @@ scenario("two callers join one ladder and get the same answer", async (scene) =>
 scenario(
   "force during another's grace escalates it, and both get the same answer",
   async (scene) => {
-    const daemon = await startDaemon(scene);
+    const daemon = await visitDaemon(scene);
     const [one, two] = [await daemon.connect(), await daemon.connect()];
     const { id } = await start(one, "ignores-term.sh");
     const patient = one.terminate({ id, graceMs: 60_000 });
@@ -166,7 +166,7 @@ scenario(
 );
 
 scenario("a shorter grace brings another's ladder forward", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
   const { id } = await start(one, "ignores-term.sh");
   const patient = one.terminate({ id, graceMs: 60_000 });
@@ -175,7 +175,7 @@ scenario("a shorter grace brings another's ladder forward", async (scene) => {
 });
 
 scenario("wait: false answers at once and the ladder goes on", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id, pid } = await start(client, "ignores-term.sh");
   const answer = await client.terminate({ id, graceMs: 100, wait: false });
   equal([answer.status, answer.forced, isAlive(pid)], ["stopping", false, true]);
@@ -184,7 +184,7 @@ scenario("wait: false answers at once and the ladder goes on", async (scene) => 
 });
 
 scenario("a caller that hangs up changes nothing", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id, pid } = await start(client, "ignores-term.sh");
   const caller = await daemon.raw();
@@ -197,7 +197,7 @@ scenario("a caller that hangs up changes nothing", async (scene) => {
 scenario(
   "200 processes terminated at once are all gone, each with its own answer",
   async (scene) => {
-    const client = await (await startDaemon(scene)).connect();
+    const client = await (await visitDaemon(scene)).connect();
     const spawned = await Promise.all(
       Array.from({ length: 200 }, () => client.spawn({ command: ["sleep", "1000"] })),
     );
@@ -214,7 +214,7 @@ scenario(
 );
 
 scenario("during a long grace 1,000 status calls of another client are answered", async (scene) => {
-  const daemon = await startDaemon(scene);
+  const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
   const { id } = await start(one, "ignores-term.sh");
   let answered = false;
@@ -229,7 +229,7 @@ scenario("during a long grace 1,000 status calls of another client are answered"
 });
 
 scenario("a process that ends by itself is refused as already terminated", async (scene) => {
-  const client = await (await startDaemon(scene)).connect();
+  const client = await (await visitDaemon(scene)).connect();
   const { id, pid } = await client.spawn({ command: ["sh", "-c", "exit 3"] });
   await client.wait({ id });
   const { kind, facts } = await refusal(client.terminate({ id }));
@@ -237,3 +237,5 @@ scenario("a process that ends by itself is refused as already terminated", async
   const { process } = facts as { process: { pid: number; exitCode: number; status: string } };
   equal([process.pid, process.exitCode, process.status], [pid, 3, "exited"]);
 });
+
+theDaemonGoes();
