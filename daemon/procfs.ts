@@ -204,6 +204,7 @@ function readNumbers(line: Buffer, start: number): void {
     } else if (byte === MINUS) sign = -1;
     else value = 10 * value + byte - ZERO;
   }
+  numbers.length = count; // an older kernel's line is shorter
 }
 
 /** True when the kernel shows us, of this process, what it keeps from other users. man 5 proc. */
