@@ -3,6 +3,7 @@
 import { is, match } from "uvu/assert";
 import { scenario } from "./scenario.js";
 import { inLab, noLab, theLabGoes } from "./systemd.js";
+import { playVerbs } from "./verbs.js";
 
 scenario("a lab is possible, or there is a reason", () => {
   is(noLab === null || /^\S/.test(noLab), true);
@@ -23,25 +24,22 @@ inLab("a pidfd in the store outlives the daemon and the process it stands for", 
 });
 
 inLab("a user's own manager, without root", async ({ ok, sh }) => {
-  await ok("loginctl enable-linger anna; systemctl start user@$(id -u anna).service");
-  match((await sh("as anna $(type -P node) $procsup install")).out, /this is for root/);
-  const cli = "as anna $(type -P node) $procsup";
+  await ok("manage anna");
+  match((await sh("procsup install")).out, /this is for root/);
   match(
     (await sh("as otto $(type -P node) $procsup install --user")).out,
     /no systemd --user runs/,
   );
-  await ok(`${cli} install --user`);
+  await ok("procsup install --user");
   is(await ok("as anna systemd-analyze --user verify procsup.service procsup.socket"), "");
-  const pid = await ok(`${cli} start -- sleep 1000`);
+  const pid = await ok("procsup start -- sleep 1000");
   const room = "user@.*/procsup.service/procsup-\\w+/p\\w+$";
   await ok(`await "grep -qP '${room}' /proc/${pid}/cgroup"`); // it may be on its way in yet
-  await ok("as anna systemctl --user restart procsup");
-  await ok("as anna systemctl --user kill --kill-whom=main --signal=KILL procsup");
-  await ok(`${cli} info`);
-  is((await sh(`kill -0 ${pid}`)).code, 0);
-  await ok(`${cli} uninstall --user`);
+  await ok("procsup uninstall --user");
   is((await sh(`kill -0 ${pid}`)).code, 1);
-  is(await ok("ls /home/anna/.config/systemd/user"), "");
+  is(await ok("ls $units"), "");
 });
+
+playVerbs("anna");
 
 theLabGoes();

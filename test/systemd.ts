@@ -39,28 +39,51 @@ export type Lab = {
 /** Where the lab sees the node that runs this; the project is at /opt/procsup there. */
 const node = process.execPath.replace(`${root}/`, "/opt/procsup/");
 
-/** `procsup ...`, and `as USER COMMAND...` with the environment of that user's service manager. */
+/**
+ * `manage USER` says whose service manager all below speaks to: root's is the system's, as from the beginning.
+ * `ctl` is its systemctl, and `procsup` is called by that user; $units, $socket and $slice are where the units,
+ * the socket and the cgroups lie. `as USER COMMAND...` has the environment of that user's manager.
+ */
 const prelude = `
 PATH=$(dirname ${node}):$PATH
 procsup=/opt/procsup/dist/procsup.cjs
-procsup() { node $procsup "$@"; }
 as() {
-  local user=$1 uid; shift; uid=$(id -u $user)
+  local user=$1 uid; shift
+  [[ $user != root ]] || { "$@"; return; }
+  uid=$(id -u $user)
   setpriv --reuid=$uid --regid=$uid --init-groups --inh-caps=-all env -i PATH=$PATH HOME=/home/$user \\
     USER=$user LOGNAME=$user XDG_RUNTIME_DIR=/run/user/$uid "$@"
 }
+manage() {
+  local uid; user=$1 uid=$(id -u $1)
+  if [[ $user == root ]]; then
+    scope= units=/etc/systemd/system socket=/run/procsup.sock slice=/sys/fs/cgroup/system.slice
+  else
+    scope=--user units=/home/$user/.config/systemd/user socket=/run/user/$uid/procsup.sock
+    slice=/sys/fs/cgroup/user.slice/user-$uid.slice/user@$uid.service/app.slice
+    loginctl enable-linger $user; systemctl start user@$uid.service
+  fi
+}
+manage root
+ctl() { as $user systemctl $scope "$@"; }
+procsup() { as $user node $procsup "$@"; }
 # Whatever a scenario has left; the installation stays for the next one.
 tidy() {
-  systemctl stop procsup.socket
-  rm -rf /etc/systemd/system/procsup.service.d
-  systemctl daemon-reload; systemctl reset-failed
+  ctl stop procsup.socket
+  rm -rf $units/procsup.service.d
+  ctl daemon-reload; ctl reset-failed
 }
 begin() {
-  if [[ -e /etc/systemd/system/procsup.service ]]; then systemctl start procsup; else procsup install >/dev/null; fi
+  if [[ -e $units/procsup.service ]]; then ctl start procsup; else procsup install $scope >/dev/null; fi
+}
+drop_in() {
+  as $user mkdir -p $units/procsup.service.d
+  printf '[Service]\\n%s\\n' "$1" >$units/procsup.service.d/test.conf
+  ctl daemon-reload
 }
 # Wait for a fact: look again every 100 ms, for at most 10 s.
 await() { local n; for ((n = 0; n < 100; n++)); do eval "$1" && return; sleep 0.1; done; echo "not: $1"; return 1; }
-show() { systemctl show procsup.service --property="$1" --value; }
+show() { ctl show procsup.service --property="$1" --value; }
 `;
 
 /** Boot a lab; `close` takes it down, with all that runs in it. */
