@@ -101,14 +101,19 @@ const stops = async (lab: Lab) => {
   await ok("drop_in TimeoutStopSec=4");
   await begin(lab);
   const programs = "/opt/procsup/test/programs";
-  await start(lab, `--grace 1h -- ${programs}/ignores-term.sh`);
-  await start(lab, `-- ${programs}/daemonizes.sh`);
-  await start(lab, `-- ${programs}/stops-itself.sh /tmp/stopped`);
-  const handler = "trap 'echo ran >/tmp/handler; exit' TERM; while :; do sleep 0.01; done";
-  await start(lab, `--output null -- sh -c "${handler}"`);
-  await ok("await '[[ $(cat $slice/procsup.service/procsup-*/*/cgroup.procs | wc -l) -ge 5 ]]'");
+  /** Once it says that it stands: a TERM before its trap is set would be its end. */
+  const stand = async (command: string) => {
+    const pid = await start(lab, command);
+    await ok(`await 'procsup logs ${pid} | grep -qx ready'`);
+    return pid;
+  };
+  await stand(`--grace 1h -- ${programs}/ignores-term.sh`);
+  await stand(`-- ${programs}/daemonizes.sh`);
+  await stand(`-- ${programs}/slow-handler.sh /tmp/slow`);
+  const stopped = await stand(`-- ${programs}/stops-itself.sh /tmp/stopped`);
+  await ok(`await 'grep -q "^State:.T" /proc/${stopped}/status'`);
   await ok("ctl stop procsup.socket");
-  is(await ok("cat /tmp/handler /tmp/stopped"), "ran\nhandled");
+  is(await ok("cat /tmp/slow /tmp/stopped"), "finished\nhandled");
   is((await sh("pgrep -f '/test/programs/|sleep'")).out, "");
   await unitIsGone(lab);
 };
