@@ -63,6 +63,10 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
   socket.on("data", (chunk) => receive(chunk, line, listeners));
   socket.on("error", (error) => fail(pending, reasonOf(error)));
   socket.on("close", () => fail(pending, CLOSED));
+  // White space is no line, yet it says which language is spoken: a connection that says nothing
+  // is closed in the end (`firstByteMs`), and this one may have nothing to ask for a while. It comes after
+  // the listeners: a daemon that is gone by now makes it fail.
+  socket.write(" ");
   socket.unref();
 
   const call: Client["call"] = (method, params) => request(line, method, params);
@@ -129,9 +133,6 @@ function open(path: string): Promise<net.Socket> {
     socket.once("error", refuse);
     socket.once("connect", () => {
       socket.off("error", refuse);
-      // White space is no line, yet it says which language is spoken: a connection that says nothing
-      // is closed in the end (`firstByteMs`), and this one may have nothing to ask for a while.
-      socket.write(" ");
       resolve(socket);
     });
   });

@@ -169,6 +169,25 @@ scenario("when the daemon is killed, pending calls fail and later ones at once",
   match(String(first), /Disconnected: the daemon closed the connection/);
 });
 
+scenario("a daemon that goes just as it was reached is told as a disconnection", async (scene) => {
+  const path = join(scene.folder, "s");
+  const server = net.createServer((socket) => {
+    socket.once("close", () => writeFileSync(join(scene.folder, "closed"), ""));
+    socket.destroy();
+  });
+  scene.after(() => void server.close());
+  await new Promise<void>((listening) => server.listen(path, listening));
+  // It is connected at once, and looks at that only when the other end is gone already.
+  const lines = [
+    'import { existsSync } from "node:fs";',
+    "const connecting = connect();",
+    'while (!existsSync("closed"));',
+    "await (await connecting).info({}).catch(({ kind }) => console.log(kind));",
+  ];
+  const program = runProgram(scene, lines, { PROCSUP_SOCKET: path });
+  equal([await program.ended, program.output], [0, "disconnected\n"]);
+});
+
 scenario("closing a connection fails what is pending on it, and may be repeated", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
