@@ -69,6 +69,7 @@ ctl() { as $user systemctl $scope "$@"; }
 procsup() { as $user node $procsup "$@"; }
 # Whatever a scenario has left; the installation stays for the next one.
 tidy() {
+  systemctl stop crowd
   ctl stop procsup.socket
   rm -rf $units/procsup.service.d
   ctl daemon-reload; ctl reset-failed
@@ -81,6 +82,13 @@ drop_in() {
   printf '[Service]\\n%s\\n' "$1" >$units/procsup.service.d/test.conf
   ctl daemon-reload
 }
+# So many clients at a time, as its user, which ask for the status of a pid; and how they fared, once they are gone.
+crowd() {
+  systemd-run --quiet --unit=crowd --uid=$user --property=StandardOutput=file:/run/crowd --property=TimeoutStopSec=10 \\
+    $(type -P node) /opt/procsup/test/programs/crowd.mjs $socket $1 $2
+  await 'grep -qx ready /run/crowd'
+}
+crowd_goes() { systemctl stop crowd; grep ^{ /run/crowd || { cat /run/crowd; return 1; }; }
 # Wait for a fact: look again every 100 ms, for at most 10 s.
 await() { local n; for ((n = 0; n < 100; n++)); do eval "$1" && return; sleep 0.1; done; echo "not: $1"; return 1; }
 show() { ctl show procsup.service --property="$1" --value; }

@@ -60,6 +60,11 @@ socket.on("data", (chunk) => {
   socket.destroy();
 });' $socket`;
 
+/** Of what test/programs/crowd.mjs has counted. */
+type Counts = { between: number; unanswered: number; refused: string[] };
+
+const CLIENTS = 50;
+
 const adopts = async (lab: Lab) => {
   const { sh, ok } = lab;
   await ok("drop_in RestartSec=2");
@@ -76,6 +81,7 @@ const adopts = async (lab: Lab) => {
     return [status, exit, exitCode, signal];
   };
   equal([rest.length, await list()], [48, all]);
+  await ok(`crowd ${CLIENTS} ${rest[0]}`);
   await ok("ctl kill --kill-whom=main --signal=KILL procsup");
   await ok("await '[[ $(show SubState) == auto-restart ]]'");
   await ok(`kill -TERM ${coded}; kill -SEGV ${killed}`);
@@ -91,6 +97,11 @@ const adopts = async (lab: Lab) => {
     equal(await list(), rest, `restart ${times}`);
   }
   is((await sh(`kill -0 ${rest.join(" ")}`)).code, 0);
+
+  const counts = JSON.parse(await ok("crowd_goes")) as Counts;
+  equal([counts.refused, counts.unanswered], [[], 0]);
+  is(counts.between >= CLIENTS, true, `only ${counts.between} connected between two daemons`);
+
   await ok("ctl stop procsup.socket");
   is((await sh(`kill -0 ${rest.join(" ")} 2>/dev/null`)).code, 1);
   await unitIsGone(lab);
@@ -133,7 +144,7 @@ const cannotStart = async (lab: Lab) => {
 
 const verbs: Record<string, (lab: Lab) => Promise<void>> = {
   "what runs outlives a restart, a crash and a hung main loop": outlives,
-  "fifty processes are adopted, and ends that nobody saw are told": adopts,
+  "fifty processes are adopted, ends that nobody saw are told, and no client is refused": adopts,
   "a stop ends trees that ignore it, have escaped or stand still, in its time": stops,
   "a daemon that cannot start says why, and what ran can still be ended": cannotStart,
 };
