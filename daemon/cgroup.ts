@@ -17,6 +17,7 @@ import { type Containing, type Containment, type Leader, signalEach } from "./co
 import { enterCgroup } from "./gate.js";
 import { signalGroup } from "./pidfd.js";
 import { isInCgroup, readList, readListAgain, readStat } from "./procfs.js";
+import { isExhausted, withReserve } from "./reserve.js";
 
 /** How long a pause waits for the last member to stand still; one in the kernel stops when it leaves it. */
 const FREEZE_MS = 1_000;
@@ -60,6 +61,10 @@ function openRoom(folder: string): Room {
 function closeRoom({ folder, self, procs, events }: Room): void {
   for (const fd of [self, procs, events]) closeSync(fd);
   void removeSoon(folder);
+}
+
+function order(folder: string, file: string, word: string): void {
+  withReserve(() => writeFileSync(join(folder, file), word));
 }
 
 /** As `listMembers`, of a room: a folder has a link from each below it, and a tree has seldom made any. */
@@ -117,8 +122,8 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
   };
   const freeze = (on: boolean) => {
     if (isPaused === on || isGone) return;
+    order(folder, "cgroup.freeze", on ? "1" : "0");
     isPaused = on;
-    writeFileSync(join(folder, "cgroup.freeze"), on ? "1" : "0");
   };
   /** Once empty it stays so: nobody is left to enter it. */
   const isEmpty = () => {
@@ -138,7 +143,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
       if (found.length === 0) return { found, reached: 0, refused: [] };
       // On its way in the leader is not a member yet, but its group is it. Then whoever is inside.
       if (leader.exit === null) signalGroup(leader, "SIGKILL");
-      writeFileSync(join(folder, "cgroup.kill"), "1");
+      order(folder, "cgroup.kill", "1");
       // cgroup.kill passes over a zombie whose threads live (kernel: css_task_iter_advance).
       const zombies = found.filter((pid) => readStat(pid)?.state === "Z");
       signalEach(leader, zombies, isOurs, ["SIGKILL"]);
@@ -183,7 +188,7 @@ function pidsIn(lines: string): number[] {
 function childrenOf(folder: string): string[] {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined || stat.nlink <= 2) return [];
-  const entries = readdirSync(folder, { withFileTypes: true });
+  const entries = withReserve(() => readdirSync(folder, { withFileTypes: true }));
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
@@ -223,8 +228,7 @@ function watchEvents(folder: string, look: () => void): () => void {
     watcher.on("error", look);
     return () => watcher.close();
   } catch (error) {
-    const { code = "" } = error as NodeJS.ErrnoException;
-    if (!["EMFILE", "ENFILE", "ENOSPC"].includes(code)) throw error;
+    if (!isExhausted(error) && (error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
     const timer = setInterval(look, NO_WATCH_PAUSE_MS);
     return () => clearInterval(timer);
   }

@@ -3,7 +3,6 @@
 // find nobody. What is searched for is not decided here.
 
 import { closeSync } from "node:fs";
-import { setTimeout as pause } from "node:timers/promises";
 import type { Signal } from "../client/wire.js";
 import { type Containment, type Leader, type Reach, signalEach } from "./containment.js";
 import {
@@ -15,11 +14,9 @@ import {
   untilEnded,
 } from "./pidfd.js";
 import { isLiving, listProcesses, readStat, runsAs } from "./procfs.js";
+import { sitOut } from "./reserve.js";
 import { readTag, type Seen } from "./signs.js";
 import { createSlices } from "./slices.js";
-
-/** A pause when no pidfd is to be had (EMFILE), for as long as that lasts. */
-const NO_PIDFD_PAUSE_MS = 50;
 
 export type Search = {
   /** The living members, newest first. */
@@ -43,12 +40,16 @@ export function holdFound({ find, leader, tag, uid }: Search): Containment {
     isGone = (await find()).length === 0 && (await find()).length === 0;
     return isGone;
   };
+  /** One step nearer to emptiness; true when that is reached. */
+  const awaitNext = async () => {
+    if (await isEmpty()) return true;
+    const oldest = (await find()).at(-1);
+    if (oldest !== undefined) await untilGone(oldest);
+    return false;
+  };
   const untilEmpty = async () => {
     await leader?.exited;
-    while (!(await isEmpty())) {
-      const oldest = (await find()).at(-1);
-      if (oldest !== undefined) await untilGone(oldest);
-    }
+    while (!(await awaitNext().catch(sitOut)));
   };
   /** STOP whoever is found, until a search finds nobody that was not stopped before: none is left to fork. */
   const stopAll = async () => {
@@ -143,14 +144,7 @@ function stopOne(pid: number, isOurs: () => boolean, stopped: Set<string>): void
 }
 
 async function untilGone(member: Seen): Promise<void> {
-  let pidfd: number | null;
-  try {
-    pidfd = hold(member.pid);
-  } catch (error) {
-    const { code = "" } = error as NodeJS.ErrnoException;
-    if (code !== "EMFILE" && code !== "ENFILE") throw error;
-    return pause(NO_PIDFD_PAUSE_MS);
-  }
+  const pidfd = hold(member.pid);
   if (pidfd === null) return;
   if (isSame(member)) await untilEnded(pidfd);
   else closeSync(pidfd);

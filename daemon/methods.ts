@@ -19,6 +19,7 @@ import type { Log } from "./log.js";
 import { describeContract } from "./openrpc.js";
 import { readOutput } from "./reading.js";
 import { counts, inspect, list, usage, wait } from "./reports.js";
+import { exhaustion } from "./reserve.js";
 import type { Call } from "./rpc.js";
 import { type Behalf, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
@@ -151,7 +152,8 @@ function audited(name: Method, call: Call<Caller>, log: Log): Call<Caller> {
       const result = await call(params, caller);
       if (isChanging) audit(log, name, params, caller, "done", result);
       return result;
-    } catch (error) {
+    } catch (cause) {
+      const error = exhaustion(cause) ?? cause;
       const kind = error instanceof Refusal ? error.kind : "internal_error";
       if (isChanging || kind === "permission_denied") audit(log, name, params, caller, kind, null);
       throw error;

@@ -6,6 +6,7 @@ import net from "node:net";
 import { constants } from "node:os";
 import type { Signal } from "../client/wire.js";
 import { pidfdOpen, pidfdSendSignal } from "./native.js";
+import { withReserve } from "./reserve.js";
 
 /** Whom a signal reached. `nobody`: all are gone, or zombies; `refused`: not permitted (EPERM). */
 export type Sent = "sent" | "nobody" | "refused";
@@ -71,13 +72,15 @@ export function signalHeld(
   isOurs: (pid: number) => boolean,
   send: (pidfd: number) => Sent,
 ): Sent {
-  const pidfd = hold(pid);
-  if (pidfd === null) return "nobody";
-  try {
-    return isOurs(pid) ? send(pidfd) : "nobody";
-  } finally {
-    closeSync(pidfd);
-  }
+  return withReserve(() => {
+    const pidfd = hold(pid);
+    if (pidfd === null) return "nobody";
+    try {
+      return isOurs(pid) ? send(pidfd) : "nobody";
+    } finally {
+      closeSync(pidfd);
+    }
+  });
 }
 
 /** False once its parent has reaped the process behind `pidfd`; a zombie is still there. */

@@ -3,6 +3,7 @@
 import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { pageBytes } from "./native.js";
+import { isExhausted, withReserve } from "./reserve.js";
 
 export type Stat = {
   pid: number;
@@ -34,24 +35,6 @@ export const TICK_MS = 10;
 export const SCRATCH_BYTES = 64 * 1024;
 
 const scratch = Buffer.allocUnsafe(SCRATCH_BYTES);
-
-/** One descriptor kept back, so that the truth can be read also when there is no other left. */
-let reserve = openSync("/dev/null", "r");
-
-function withReserve<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== "EMFILE" && code !== "ENFILE") throw error;
-    closeSync(reserve);
-    try {
-      return read();
-    } finally {
-      reserve = openSync("/dev/null", "r");
-    }
-  }
-}
 
 /**
  * The first `maxBytes` of a /proc file, or null when its process is gone. A single read is one
@@ -128,8 +111,7 @@ export function openLook(pid: number): Look | null {
     return { pid, stat, cmdline };
   } catch (error) {
     for (const fd of fds) closeSync(fd);
-    const { code = "" } = error as NodeJS.ErrnoException;
-    if (isGone(error) || code === "EMFILE" || code === "ENFILE") return null;
+    if (isGone(error) || isExhausted(error)) return null;
     throw error;
   }
 }
@@ -265,6 +247,6 @@ export async function listProcesses(): Promise<number[]> {
 }
 
 function listWithReserve(error: NodeJS.ErrnoException): string[] {
-  if (error.code !== "EMFILE" && error.code !== "ENFILE") throw error;
+  if (!isExhausted(error)) throw error;
   return withReserve(() => readdirSync("/proc"));
 }

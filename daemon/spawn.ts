@@ -11,6 +11,7 @@ import { append } from "./journal.js";
 import { type Command, type Failure, type Launch, launch, noRoom } from "./launch.js";
 import { closeOutput, createOutput, giveOutput, type OutputFds } from "./output.js";
 import type { Spec } from "./records.js";
+import { sitOut } from "./reserve.js";
 import { type Event, type Exit, isFinal, type Stage } from "./state.js";
 import { descend } from "./supervisor.js";
 import {
@@ -192,9 +193,11 @@ export function follow(
   leader: Leader,
   tree: Containment,
 ): Promise<void> {
-  return untilOver(table, entry, leader, tree).catch((error: Error) => {
-    table.log.error("cannot follow a tree", { id: entry.id, error: String(error.stack) });
-  });
+  return untilOver(table, entry, leader, tree)
+    .catch((error: unknown) => sitOut(error).then(() => follow(table, entry, leader, tree)))
+    .catch((error: Error) => {
+      table.log.error("cannot follow a tree", { id: entry.id, error: String(error.stack) });
+    });
 }
 
 async function untilOver(

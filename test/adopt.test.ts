@@ -1,14 +1,13 @@
 // What a later daemon knows of the processes of one that was killed: everything, and nobody else's.
 
 import { spawn } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
-import { encode } from "../daemon/records.js";
 import { containments, isPaused } from "./cage.js";
-import { crash, type Daemon, programs, startDaemon } from "./daemon.js";
+import { crash, type Daemon, programs, rewriteJournal, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, until } from "./scenario.js";
 
 async function spawnReady(client: Client, command: string[], more: object = {}) {
@@ -19,22 +18,6 @@ async function spawnReady(client: Client, command: string[], more: object = {}) 
 
 function program(name: string, ...args: string[]): string[] {
   return [join(programs, name), ...args];
-}
-
-type Value = { id?: string; events?: object[] };
-
-/** Change what the journal of a daemon that is gone says; null leaves a line out. */
-function rewriteJournal(state: string, change: (value: Value) => object | null): void {
-  const path = join(state, "journal");
-  const lines = readFileSync(path, "utf8").split("\n").slice(0, -1);
-  const changed = lines.flatMap((line) => {
-    const { crc: _, ...value } = JSON.parse(line) as Value & { crc: string };
-    return change(value) ?? [];
-  });
-  writeFileSync(
-    path,
-    changed.map((value) => encode(value as Parameters<typeof encode>[0])).join(""),
-  );
 }
 
 async function kindOf(promise: Promise<unknown>): Promise<string> {

@@ -1,13 +1,14 @@
 // What scenarios stand on: the real daemon as it ships, on a socket in the scenario's folder, and raw
 // connections that know nothing of our client.
 
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
 import { type Client, connect } from "../client/client.js";
+import { encode } from "../daemon/records.js";
 import { removeCgroupsOf } from "./cage.js";
 import { bearers, type Scene, scenario, until, within } from "./scenario.js";
 
@@ -94,6 +95,46 @@ export function theDaemonGoes(): void {
 export async function crash(daemon: Daemon): Promise<void> {
   daemon.child.kill("SIGKILL");
   await daemon.exited;
+}
+
+type Value = { id?: string; events?: object[] };
+
+/** Change what the journal of a daemon that is gone says; null leaves a line out. */
+export function rewriteJournal(state: string, change: (value: Value) => object | null): void {
+  const path = join(state, "journal");
+  const lines = readFileSync(path, "utf8").split("\n").slice(0, -1);
+  const changed = lines.flatMap((line) => {
+    const { crc: _, ...value } = JSON.parse(line) as Value & { crc: string };
+    return change(value) ?? [];
+  });
+  writeFileSync(
+    path,
+    changed.map((value) => encode(value as Parameters<typeof encode>[0])).join(""),
+  );
+}
+
+/** What the daemon holds, as the kernel has it. */
+function descriptors({ pid }: Daemon): Set<number> {
+  return new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
+}
+
+/** Let the daemon open no descriptor of that number or above; the function returned lifts that. */
+export function limitDescriptors({ pid }: Daemon, limit: number): () => void {
+  const was = /^Max open files +(\d+)/m.exec(readFileSync(`/proc/${pid}/limits`, "utf8"))?.[1];
+  const set = (soft: string) => {
+    const { status, stderr } = spawnSync("prlimit", ["--pid", String(pid), `--nofile=${soft}:`]);
+    if (status !== 0) throw new Error(`prlimit: ${stderr}`);
+  };
+  set(String(limit));
+  return () => set(String(was));
+}
+
+/** Leave the daemon room for so many descriptors more. */
+export function exhaust(daemon: Daemon, room = 0): () => void {
+  const taken = descriptors(daemon);
+  let limit = 0;
+  for (let free = 0; free <= room; limit++) if (!taken.has(limit)) free += 1;
+  return limitDescriptors(daemon, limit - 1);
 }
 
 /** As `startDaemon`, without waiting. */

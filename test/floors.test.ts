@@ -19,7 +19,18 @@ const floors: Record<string, string[][]> = {
     ["cli"],
   ],
   daemon: [
-    ["native", "access", "state", "settings", "log", "history", "openrpc", "slices", "job"],
+    [
+      "native",
+      "access",
+      "state",
+      "settings",
+      "log",
+      "history",
+      "openrpc",
+      "slices",
+      "job",
+      "reserve",
+    ],
     ["unix", "files", "users", "procfs", "pidfd", "tag", "rpc", "records"],
     [
       "listen",

@@ -1,0 +1,122 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { equal, is, match, ok } from "uvu/assert";
+import type { Client } from "../client/client.js";
+import { Refusal } from "../client/wire.js";
+import { containments } from "./cage.js";
+import { call, exhaust, limitDescriptors, programs, startDaemon } from "./daemon.js";
+import { isAlive, type Scene, scenario, until } from "./scenario.js";
+
+async function spawnReady(client: Client, name: string, more: object = {}, ...args: string[]) {
+  const { id, pid } = await client.spawn({ command: [join(programs, name), ...args], ...more });
+  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+  return { id, pid: pid ?? 0 };
+}
+
+async function sleeper(client: Client): Promise<{ id: string; pid: number }> {
+  const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
+  return { id, pid: pid ?? 0 };
+}
+
+async function refusalOf(promise: Promise<unknown>): Promise<Refusal> {
+  const outcome = await promise.catch((error: unknown) => error);
+  if (outcome instanceof Refusal) return outcome;
+  throw new Error(`it was not refused: ${JSON.stringify(outcome)}`);
+}
+
+// --- no descriptor left -----------------------------------------------------------------------
+
+async function isLackOfDescriptors(promise: Promise<unknown>): Promise<void> {
+  const { kind, message, facts } = await refusalOf(promise);
+  equal([kind, facts["limit"], facts["errno"]], ["limit_exceeded", "descriptors", "EMFILE"]);
+  match(message, /^EMFILE: the daemon has no descriptor left: try again later, or raise/);
+}
+
+for (const containment of containments) {
+  const start = (scene: Scene) => startDaemon(scene, { args: ["--containment", containment] });
+
+  scenario(
+    `${containment}: without a descriptor left nothing starts, and what runs is told of and ended`,
+    async (scene) => {
+      const daemon = await start(scene);
+      const client = await daemon.connect();
+      const graceful = await spawnReady(client, "forks-child.sh");
+      const stubborn = await spawnReady(client, "ignores-term.sh");
+      const stray = join(scene.folder, "stray");
+      const kept = await spawnReady(client, "leaves-stray.sh", { strays: "keep" }, stray);
+      const crashing = await sleeper(client);
+      const idle = await sleeper(client);
+      const lift = exhaust(daemon);
+
+      const { kind, message, facts } = await refusalOf(client.spawn({ command: ["true"] }));
+      equal([kind, facts["errno"]], ["spawn_failed", "EMFILE"]);
+      match(message, /^EMFILE: /);
+      await isLackOfDescriptors(client.logs({ id: idle.id }));
+      is((await client.status({ id: graceful.id })).members.length, 2);
+      equal((await client.info({})).strays, 0);
+      is((await client.pause({ id: stubborn.id })).status, "running");
+      await client.resume({ id: stubborn.id });
+      process.kill(crashing.pid, "SIGSEGV");
+      const crashed = (await client.wait({ id: crashing.id })).process;
+      equal([crashed.status, crashed.signal], ["exited", "SIGSEGV"]);
+      const gentle = await client.terminate({ id: graceful.id });
+      equal([gentle.ended, gentle.forced, isAlive(graceful.pid)], [2, false, false]);
+      const hard = await client.terminate({ id: stubborn.id, force: true });
+      equal([hard.ended, hard.signal, isAlive(stubborn.pid)], [2, "SIGKILL", false]);
+      const left = await client.terminate({ id: kept.id });
+      equal([left.ended, isAlive(Number(readFileSync(stray, "utf8")))], [1, false]);
+      is(isAlive(idle.pid), true);
+
+      lift();
+      equal((await client.logs({ id: idle.id })).text, "");
+      const young = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
+      for (const { id } of [idle, young]) is((await client.terminate({ id })).ended, 1);
+    },
+  );
+
+  scenario(
+    `${containment}: nothing is forgotten while not even the last descriptor can be had`,
+    async (scene) => {
+      const daemon = await start(scene);
+      const client = await daemon.connect();
+      const file = join(scene.folder, "stray");
+      const orphaned = await spawnReady(client, "leaves-stray.sh", { strays: "keep" }, file);
+      const stray = Number(readFileSync(file, "utf8"));
+      const crashing = await sleeper(client);
+      const idle = await spawnReady(client, "forks-child.sh");
+      const lift = limitDescriptors(daemon, 3);
+      await isLackOfDescriptors(client.status({ id: idle.id }));
+      process.kill(crashing.pid, "SIGSEGV");
+      process.kill(stray, "SIGKILL");
+      await until("they are gone", () => !isAlive(crashing.pid) && !isAlive(stray));
+      lift();
+      is((await client.wait({ id: crashing.id })).process.signal, "SIGSEGV");
+      is((await client.wait({ id: orphaned.id })).process.exitCode, 5);
+      is((await client.pause({ id: idle.id })).status, "running");
+      await client.resume({ id: idle.id });
+      // Whatever number the daemon had put by may be somebody else's by now.
+      const others = await Promise.all(Array.from({ length: 8 }, () => daemon.raw()));
+      for (const other of others) ok((await other.ask(call("info"))).result);
+      const liftAgain = exhaust(daemon);
+      for (const _ of others) is((await client.status({ id: idle.id })).members.length, 2);
+      for (const other of others) ok((await other.ask(call("info"))).result);
+      liftAgain();
+      is((await client.terminate({ id: idle.id })).ended, 2);
+    },
+  );
+}
+
+scenario(
+  "whoever connects while there is no descriptor left is let go, not kept",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const client = await daemon.connect();
+    const { id } = await sleeper(client);
+    const lift = exhaust(daemon);
+    const turnedAway = await daemon.raw();
+    await turnedAway.ended;
+    is((await client.status({ id })).status, "running");
+    lift();
+    ok((await (await daemon.raw()).ask(call("info"))).result);
+  },
+);
