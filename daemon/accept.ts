@@ -7,10 +7,9 @@ import type { Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 
 /** Who has connected, as the kernel has it; `callerOf` makes what methods are given, once a door is open. */
-export type Guest<C> = { readonly uid: number } & (
+export type Guest<C> =
   | { readonly refusal: Refusal }
-  | { callerOf(listener: Listener): C }
-);
+  | { readonly uid: number; callerOf(listener: Listener): C };
 
 export type Doors<C> = { readonly line: Door<C>; readonly http: Door<C> };
 

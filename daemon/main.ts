@@ -22,6 +22,7 @@ import { reachesGroups } from "./pidfd.js";
 import { openTable } from "./recover.js";
 import { reload } from "./reload.js";
 import { summary } from "./reports.js";
+import { exhaustion } from "./reserve.js";
 import { createAnswer } from "./rpc.js";
 import { BadSetting, readSettings, readUnit, type Settings, type Unit, usage } from "./settings.js";
 import { isFinal } from "./state.js";
@@ -86,13 +87,23 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
 }
 
 function welcome(socket: net.Socket, policy: Policy, log: Log): Guest<Caller> {
+  try {
+    return judge(socket, policy, log);
+  } catch (error) {
+    const refusal = exhaustion(error);
+    if (refusal === null) throw error;
+    return { refusal };
+  }
+}
+
+function judge(socket: net.Socket, policy: Policy, log: Log): Guest<Caller> {
   const peer = peerOf(socket);
   const { uid } = peer;
   const behalf = behalfOf(peer, policy);
   if (behalf instanceof Refusal) {
     const who = { callerUid: uid, callerName: peer.account?.name ?? null, callerPid: peer.pid };
     log.info("audit", { method: "connect", ...who, outcome: behalf.kind });
-    return { uid, refusal: behalf };
+    return { refusal: behalf };
   }
   return { uid, callerOf: (listener) => ({ listener, behalf }) };
 }

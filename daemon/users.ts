@@ -1,6 +1,7 @@
 // Users of the machine, and looking at files with their eyes instead of ours: accounts through the C
 // library (so LDAP and the like count), file-system credentials of this one thread.
 
+import { closeSync, openSync } from "node:fs";
 import { arch } from "node:process";
 import koffi from "koffi";
 import { check, libc } from "./native.js";
@@ -38,12 +39,26 @@ const getgrouplistFn = libc.func(
   "int getgrouplist(const char *name, uint gid, void *groups, _Inout_ int *count)",
 );
 
-/** The account of a number or a name; null when there is none. man 3 getpwuid. */
+/** The account of a number or a name; null when there is none. Throws EMFILE and ENFILE. man 3 getpwuid. */
 export function findAccount(user: number | string): Account | null {
+  makeSure();
   const found: unknown = typeof user === "number" ? getpwuid(user) : getpwnam(user);
   if (found === null) return null;
   const { name, uid, gid, home, shell } = koffi.decode(found, passwd) as Account;
   return { name, uid, gid, groups: groupsOf(name, gid), home, shell: shell || "/bin/sh" };
+}
+
+/** What one lookup opens at most: a file, or the socket of a service, and what leads there. man 5 nsswitch.conf. */
+const LOOKUP_FDS = 4;
+
+/** Throws EMFILE where a lookup would lack a descriptor: it would say that there is no such account. */
+function makeSure(): void {
+  const fds: number[] = [];
+  try {
+    while (fds.length < LOOKUP_FDS) fds.push(openSync("/dev/null", "r"));
+  } finally {
+    for (const fd of fds) closeSync(fd);
+  }
 }
 
 /**

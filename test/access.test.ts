@@ -14,7 +14,7 @@ import {
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { containments } from "./cage.js";
-import { call, type Daemon, openRaw, type Reply, startDaemon } from "./daemon.js";
+import { call, type Daemon, exhaust, openRaw, type Reply, startDaemon } from "./daemon.js";
 import { openWire, requestText } from "./http.js";
 import { isAlive, type Scene, scenario, skipped, statFields, until } from "./scenario.js";
 
@@ -376,6 +376,24 @@ function play(containment: string): void {
     ok(audits.some((line) => /"callerName":"nobody".*"method":"connect"/.test(line)));
     ok(audits.some((line) => /"callerUid":5.*"method":"terminate".*"outcome":"done"/.test(line)));
   });
+
+  scenario(
+    `${containment}: without a descriptor left nobody is let in as a stranger`,
+    async (scene) => {
+      const daemon = await startForAll(scene, containment, bars);
+      const root = await overLines(scene, daemon, "root");
+      is(outcome(await root.ask("info")), "done");
+      const lift = exhaust(daemon, 1);
+      const unknown = await connectingAs("barred", () => openRaw(scene, daemon.socket));
+      const { error } = await unknown.next();
+      equal([error?.data?.["kind"], error?.data?.["limit"]], ["limit_exceeded", "descriptors"]);
+      await unknown.ended;
+      is(outcome(await root.ask("info")), "done");
+      lift();
+      const barred = await connectingAs("barred", () => openRaw(scene, daemon.socket));
+      is(outcome(await barred.next()), "permission_denied");
+    },
+  );
 
   scenario(`${containment}: a command runs as its caller, and as nothing more`, async (scene) => {
     const daemon = await startForAll(scene, containment, bars);
