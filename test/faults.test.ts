@@ -1,11 +1,25 @@
-import { readFileSync } from "node:fs";
+// What the machine does to a running daemon: no descriptor left, a state directory that is read-only or
+// somebody else's. Whoever runs is told of, ended and followed all the same.
+
+import { spawnSync } from "node:child_process";
+import { chownSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
-import { call, exhaust, limitDescriptors, programs, startDaemon } from "./daemon.js";
-import { isAlive, type Scene, scenario, until } from "./scenario.js";
+import {
+  call,
+  crash,
+  exhaust,
+  launchDaemon,
+  limitDescriptors,
+  programs,
+  startDaemon,
+} from "./daemon.js";
+import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+
+const isRoot = process.getuid?.() === 0;
 
 async function spawnReady(client: Client, name: string, more: object = {}, ...args: string[]) {
   const { id, pid } = await client.spawn({ command: [join(programs, name), ...args], ...more });
@@ -22,6 +36,12 @@ async function refusalOf(promise: Promise<unknown>): Promise<Refusal> {
   const outcome = await promise.catch((error: unknown) => error);
   if (outcome instanceof Refusal) return outcome;
   throw new Error(`it was not refused: ${JSON.stringify(outcome)}`);
+}
+
+function run(...argv: string[]): void {
+  const [file = "", ...args] = argv;
+  const { status, stderr } = spawnSync(file, args, { encoding: "utf8" });
+  if (status !== 0) throw new Error(`${argv.join(" ")}: ${stderr}`);
 }
 
 // --- no descriptor left -----------------------------------------------------------------------
@@ -120,3 +140,68 @@ scenario(
     ok((await (await daemon.raw()).ask(call("info"))).result);
   },
 );
+
+// --- the state directory ----------------------------------------------------------------------
+
+const readOnly = "a state directory that turns read-only stops new processes only, and passes";
+const taken = "a state directory that is somebody else's in its place is not used, and passes";
+
+if (!isRoot) {
+  skipped(readOnly, "needs root, to mount it so");
+  skipped(taken, "needs root, to give a directory away");
+} else {
+  scenario(readOnly, async (scene) => {
+    const first = await startDaemon(scene);
+    const before = await first.connect();
+    const ended = await sleeper(before);
+    const living = await sleeper(before);
+    run("mount", "--bind", first.state, first.state);
+    scene.after(() => {
+      if (readFileSync("/proc/mounts", "utf8").includes(first.state)) run("umount", first.state);
+    });
+    run("mount", "-o", "remount,bind,ro", first.state);
+    const refused = await refusalOf(sleeper(before));
+    equal([refused.kind, refused.facts["errno"]], ["spawn_failed", "EROFS"]);
+    match(refused.message, /^EROFS: cannot create output files/);
+    is((await before.status({ id: living.id })).members.length, 1);
+    is((await before.terminate({ id: ended.id })).success, true);
+    is(isAlive(ended.pid), false);
+    await crash(first);
+    const barred = launchDaemon(scene);
+    is(await barred.exited, 78);
+    match(
+      barred.log.join("\n"),
+      /cannot use the state directory: EROFS.*; choose one with --state/,
+    );
+    run("umount", first.state);
+    const client = await (await startDaemon(scene)).connect();
+    const was = await client.status({ id: ended.id });
+    equal([was.status, was.signal], ["terminated", "SIGTERM"]);
+    for (const { id } of [living, await sleeper(client)])
+      is((await client.terminate({ id })).ended, 1);
+  });
+
+  scenario(taken, async (scene) => {
+    const first = await startDaemon(scene);
+    const before = await first.connect();
+    const ended = await sleeper(before);
+    const living = await sleeper(before);
+    rmSync(first.state, { recursive: true });
+    mkdirSync(first.state, { mode: 0o700 });
+    chownSync(first.state, 65534, 65534);
+    const { kind, facts } = await refusalOf(sleeper(before));
+    equal([kind, facts["stage"]], ["spawn_failed", "journal"]);
+    const told = /belongs to uid 65534, not to 0: chown 0 .*cannot write the journal/;
+    await until("it says why", () => first.log.some((line) => told.test(line)));
+    is((await before.terminate({ id: ended.id })).success, true);
+    is((await before.status({ id: living.id })).members.length, 1);
+    equal(readdirSync(first.state), []);
+    chownSync(first.state, 0, 0);
+    const young = await until("it passes", () => sleeper(before).catch(() => null));
+    is(first.log.filter((line) => told.test(line)).length, 1);
+    await crash(first);
+    const client = await (await startDaemon(scene)).connect();
+    is((await client.status({ id: ended.id })).status, "terminated");
+    for (const { id } of [living, young]) is((await client.terminate({ id })).ended, 1);
+  });
+}
