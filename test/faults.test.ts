@@ -1,8 +1,16 @@
 // What the machine does to a running daemon: no descriptor left, a state directory that is read-only or
-// somebody else's. Whoever runs is told of, ended and followed all the same.
+// somebody else's, a clock that jumps. Whoever runs is told of, ended and followed all the same.
 
 import { spawnSync } from "node:child_process";
-import { chownSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
@@ -11,10 +19,12 @@ import { containments } from "./cage.js";
 import {
   call,
   crash,
+  type Daemon,
   exhaust,
   launchDaemon,
   limitDescriptors,
   programs,
+  rewriteJournal,
   startDaemon,
 } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
@@ -204,4 +214,109 @@ if (!isRoot) {
     is((await client.status({ id: ended.id })).status, "terminated");
     for (const { id } of [living, young]) is((await client.terminate({ id })).ended, 1);
   });
+}
+
+// --- the clock --------------------------------------------------------------------------------
+
+const HOUR_MS = 60 * 60 * 1000;
+
+/** All durations that the log has told of. */
+function durationsOf({ log }: Daemon): number[] {
+  const lines = log.map((line) => JSON.parse(line) as { durationMs?: number });
+  return lines.flatMap(({ durationMs }) => durationMs ?? []);
+}
+
+function isOnRecord({ state }: Daemon, word: string): boolean {
+  return readFileSync(join(state, "journal"), "utf8").includes(word);
+}
+
+for (const [name, stepMs] of [
+  ["back by an hour", -HOUR_MS],
+  ["ahead by an hour", HOUR_MS],
+] as const) {
+  scenario(`a clock set ${name} changes no grace, no duration and no history`, async (scene) => {
+    const clock = join(scene.folder, "clock");
+    const set = (ms: number) => writeFileSync(clock, String(ms));
+    set(0);
+    const preload = `--import ${join(programs, "steps-clock.mjs")}`;
+    const env = { NODE_OPTIONS: preload, STEP_MS_FILE: clock };
+    const daemon = await startDaemon(scene, { env });
+    const client = await daemon.connect();
+    const { id: old } = await client.spawn({ command: ["true"] });
+    await client.wait({ id: old });
+    const sleeping = await sleeper(client);
+    const stubborn = await spawnReady(client, "ignores-term.sh");
+    const begunMs = performance.now();
+    const ending = client.terminate({ id: stubborn.id, graceMs: 600 });
+    await until("it was told", () => isOnRecord(daemon, '"warned"'));
+    set(stepMs);
+    const { forced, durationMs } = await ending;
+    const tookMs = performance.now() - begunMs;
+    ok(forced && tookMs > 500 && tookMs < 6_000, `KILL came after ${tookMs} ms`);
+    ok(durationMs > 500 && durationMs <= tookMs + 1, `it is said to have taken ${durationMs} ms`);
+    is((await client.wait({ id: sleeping.id, timeoutMs: 50 })).ended, false);
+    const { timestamp } = await client.terminate({ id: sleeping.id });
+    ok(Math.abs(Date.parse(timestamp) - Date.now() - stepMs) < 60_000, timestamp);
+    const { processes } = await client.list({ all: true });
+    equal(
+      processes.map((one) => one.id),
+      [old, sleeping.id, stubborn.id],
+    );
+    await until("all ends are logged", () => durationsOf(daemon).length === 3);
+    ok(durationsOf(daemon).every((ms) => ms >= 0));
+    const young = await sleeper(client);
+    await crash(daemon);
+    const next = await startDaemon(scene, { env });
+    const later = await next.connect();
+    is((await later.status({ id: old })).exitCode, 0);
+    is((await later.terminate({ id: young.id })).ended, 1);
+  });
+
+  scenario(
+    `a clock set ${name} between two daemons keeps who runs, and all graces`,
+    async (scene) => {
+      const first = await startDaemon(scene);
+      const before = await first.connect();
+      const { id: old } = await before.spawn({ command: ["sh", "-c", "exit 3"] });
+      await before.wait({ id: old });
+      const sleeping = await sleeper(before);
+      const file = join(scene.folder, "terms");
+      const patient = await spawnReady(before, "counts-term.sh", {}, file);
+      const stubborn = await spawnReady(before, "ignores-term.sh");
+      await before.terminate({ id: stubborn.id, graceMs: 1_000, wait: false });
+      await before.terminate({ id: patient.id, graceMs: 60_000, wait: false });
+      await until("it was told", () => existsSync(file));
+      await until("that is on record", () => isWarnedTwice(first));
+      await crash(first);
+      // As if all of it had been written by a clock that differed by so much.
+      rewriteJournal(first.state, (value) => shiftTimes(value, -stepMs));
+      const next = await startDaemon(scene);
+      const client = await next.connect();
+      equal([(await client.status({ id: old })).exitCode], [3]);
+      is((await client.status({ id: sleeping.id })).status, "running");
+      const killed = (await client.wait({ id: stubborn.id, timeoutMs: 5_000 })).process;
+      equal([killed.status, killed.signal], ["terminated", "SIGKILL"]);
+      if (stepMs < 0) {
+        is((await client.status({ id: patient.id })).status, "stopping");
+        process.kill(patient.pid, "SIGUSR1");
+      }
+      const { process: ended } = await client.wait({ id: patient.id, timeoutMs: 5_000 });
+      equal([ended.status, ended.exitCode], ["terminated", stepMs < 0 ? 7 : null]);
+      is(readFileSync(file, "utf8"), "term\n");
+      const { durationMs } = await client.terminate({ id: sleeping.id });
+      ok(durationMs >= 0 && durationMs < 5_000, `it is said to have taken ${durationMs} ms`);
+      await until("all ends are logged", () => durationsOf(next).length === 3);
+      ok(durationsOf(next).every((ms) => ms >= 0));
+    },
+  );
+}
+
+function isWarnedTwice({ state }: Daemon): boolean {
+  return readFileSync(join(state, "journal"), "utf8").split('"warned"').length > 2;
+}
+
+function shiftTimes(value: object, byMs: number): object {
+  const shift = (key: string, given: unknown) =>
+    /^(now|started|asked|ended)Ms$/.test(key) ? Number(given) + byMs : given;
+  return JSON.parse(JSON.stringify(value, shift)) as object;
 }
