@@ -15,7 +15,7 @@ import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
-import { containments } from "./cage.js";
+import { containments, isPaused } from "./cage.js";
 import {
   call,
   crash,
@@ -112,18 +112,30 @@ for (const containment of containments) {
       const file = join(scene.folder, "stray");
       const orphaned = await spawnReady(client, "leaves-stray.sh", { strays: "keep" }, file);
       const stray = Number(readFileSync(file, "utf8"));
+      const two = join(scene.folder, "two");
+      const shell = `sleep 1000 & echo $! >${two}; sleep 1000 & echo ready; exit 6`;
+      const halved = await client.spawn({ command: ["sh", "-c", shell], strays: "keep" });
+      await until("its leader is gone", async () => {
+        const { exitCode, members } = await client.status({ id: halved.id });
+        return exitCode === 6 && members.length === 2;
+      });
       const crashing = await sleeper(client);
       const idle = await spawnReady(client, "forks-child.sh");
       const lift = limitDescriptors(daemon, 3);
       await isLackOfDescriptors(client.status({ id: idle.id }));
+      await isLackOfDescriptors(client.pause({ id: idle.id }));
+      process.kill(Number(readFileSync(two, "utf8")), "SIGKILL");
       process.kill(crashing.pid, "SIGSEGV");
       process.kill(stray, "SIGKILL");
       await until("they are gone", () => !isAlive(crashing.pid) && !isAlive(stray));
       lift();
       is((await client.wait({ id: crashing.id })).process.signal, "SIGSEGV");
       is((await client.wait({ id: orphaned.id })).process.exitCode, 5);
-      is((await client.pause({ id: idle.id })).status, "running");
+      is((await client.terminate({ id: halved.id })).ended, 1);
+      await client.pause({ id: idle.id });
+      await until("it stands still", () => isPaused(idle.pid));
       await client.resume({ id: idle.id });
+      is(isPaused(idle.pid), false);
       // Whatever number the daemon had put by may be somebody else's by now.
       const others = await Promise.all(Array.from({ length: 8 }, () => daemon.raw()));
       for (const other of others) ok((await other.ask(call("info"))).result);
