@@ -3,8 +3,9 @@ import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
+import { noCgroup } from "./cage.js";
 import { call, programs, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { bearers, isAlive, scenario, until } from "./scenario.js";
+import { bearers, isAlive, scenario, skipped, statFields, until } from "./scenario.js";
 
 /** Start a test program and wait for its word that it is ready. */
 async function start(client: Client, program: string, args: string[] = [], more: object = {}) {
@@ -84,6 +85,14 @@ scenario("the grace and the stop signal of the spawn are kept", async (scene) =>
   is((await client.terminate({ id: own.id })).signal, "SIGUSR1");
 });
 
+scenario("a further caller with a longer grace joins, and lengthens nothing", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  const { id, pid } = await start(client, "ignores-term.sh");
+  const first = client.terminate({ id, graceMs: 500 });
+  const second = client.terminate({ id, graceMs: 60_000 });
+  equal([(await first).forced, (await second).forced, isAlive(pid)], [true, true, false]);
+});
+
 scenario("a leader that ends on TERM does not end the ladder of its child", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const { id, pid } = await start(client, "child-ignores-term.sh");
@@ -106,6 +115,24 @@ scenario("a stopped tree runs its TERM handler", async (scene) => {
   const { forced, exitCode } = await client.terminate({ id });
   equal([forced, exitCode, readFileSync(file, "utf8")], [false, 0, "handled\n"]);
 });
+
+const onItsWay = "a leader that is stopped on its way into its cgroup is ended all the same";
+
+if (noCgroup !== null) skipped(onItsWay, noCgroup);
+else {
+  scenario(onItsWay, async (scene) => {
+    const client = await (await visitDaemon(scene)).connect();
+    await until("one is caught outside", async () => {
+      const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
+      process.kill(pid ?? 0, "SIGSTOP");
+      await until("it is stopped", () => statFields(pid ?? 0)?.[0] === "T");
+      const isCaught = !readFileSync(`/proc/${pid}/cgroup`, "utf8").includes(id);
+      const { forced } = await client.terminate({ id, force: true });
+      equal([forced, isAlive(pid ?? 0)], [true, false]);
+      return isCaught;
+    });
+  });
+}
 
 scenario("a leader that ends by itself has the rest of its group ended", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
