@@ -3,9 +3,14 @@
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { equal, is } from "uvu/assert";
 import type { Refusal } from "../client/wire.js";
+import { holdCgroupAgain } from "../daemon/cgroup.js";
+import { holdFound } from "../daemon/found.js";
+import { departed } from "../daemon/leader.js";
+import { see } from "../daemon/signs.js";
 import { containments } from "./cage.js";
 import { startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
@@ -47,6 +52,47 @@ async function spareInnocent(scene: Scene, containment: string): Promise<void> {
   daemon.child.kill("SIGTERM");
   await daemon.exited;
   equal([first.pid, second.pid].map(isAlive), [true, true]);
+}
+
+const listed = "cgroup: who has left the list of a cgroup meanwhile is not signalled";
+
+/** A folder for a cgroup, with a list as it was when it was read: its one member's number has passed on. */
+async function spareListed(scene: Scene): Promise<void> {
+  const innocent = spawn("sleep", ["100"], { stdio: "ignore" });
+  scene.after(() => void innocent.kill("SIGKILL"));
+  const pid = innocent.pid ?? 0;
+  const files = { procs: `${pid}\n`, events: "populated 1\nfrozen 0\n", freeze: "0\n" };
+  for (const [name, text] of Object.entries(files)) {
+    writeFileSync(join(scene.folder, `cgroup.${name}`), text);
+  }
+  const tree = holdCgroupAgain(departed(pid, { by: "unknown" }), scene.folder, "p0123456789ab");
+  const reach = await tree?.signal("SIGKILL", "SIGCONT");
+  equal(reach, { found: [pid], reached: 0, refused: [] });
+  is(isAlive(pid), true);
+  tree?.release();
+}
+
+const searched = "group: who has the number of somebody found before is not signalled";
+
+/** Found with a start, or a tag, that its number's bearer of now does not have. */
+async function spareFound(scene: Scene): Promise<void> {
+  const innocent = spawn("sleep", ["100"], { stdio: "ignore" });
+  scene.after(() => void innocent.kill("SIGKILL"));
+  const now = await until("it can be seen", () => see(innocent.pid ?? 0));
+  const former = [
+    { ...now, startTicks: now.startTicks - 1 },
+    { ...now, tag: (now.tag ?? 0n) + 1n },
+  ];
+  for (const one of former) {
+    const tree = holdFound({ find: async () => [one], leader: null, tag: null, uid: null });
+    equal(await tree.signal("SIGKILL"), { found: [now.pid], reached: 0, refused: [] });
+  }
+  is(isAlive(now.pid), true);
+}
+
+if (process.env[INSIDE] === undefined) {
+  scenario(listed, spareListed);
+  scenario(searched, spareFound);
 }
 
 const what = "an innocent with a dead leader's number is spared, whatever is done to the tree";
