@@ -16,6 +16,7 @@ import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { append, openJournal, readJournal } from "../daemon/journal.js";
+import type { Log } from "../daemon/log.js";
 import { encode } from "../daemon/records.js";
 import { step } from "../daemon/state.js";
 import { crash, type Daemon, launchDaemon, startDaemon } from "./daemon.js";
@@ -41,6 +42,12 @@ async function sleeper(client: Client): Promise<{ id: string; pid: number }> {
 async function run(client: Client, command: string[]) {
   const { id } = await client.spawn({ command });
   return (await client.wait({ id })).process;
+}
+
+function noLog(): Log {
+  const silent = () => {};
+  const levels = { error: silent, warning: silent, info: silent, debug: silent };
+  return { ...levels, flush: silent, setLevel: silent };
 }
 
 /** Stop it by the signal that ends its processes too. */
@@ -185,17 +192,47 @@ scenario("the line that sets off a tidying up is not lost by it", async (scene) 
   const read = readJournal(path);
   const [entry] = [...read.recorded.values()].filter(({ state }) => state.at === "running");
   if (entry === undefined) throw new Error("nobody runs in it");
-  const silent = () => {};
-  const levels = { error: silent, warning: silent, info: silent, debug: silent };
-  const log = { ...levels, flush: silent, setLevel: silent };
   const current = () => read.recorded.values();
-  const journal = openJournal({ path, log, current, reclaim: silent }, read);
+  const journal = openJournal({ path, log: noLog(), current, reclaim: () => {} }, read);
   const event = { on: "stopAsked", nowMs: 2_000, graceMs: 5 } as const;
   is(append(journal, { id: entry.id, events: [event] }), null);
   entry.state = step(entry.state, event);
   await until("it is tidied up", () => !readFileSync(path, "utf8").includes("rubbish"));
   is(readJournal(path).recorded.get(entry.id)?.state.at, "stopping");
 });
+
+scenario("of a torn end nothing is left in the file once it is gone on with", (scene) => {
+  const path = join(scene.folder, "journal");
+  const whole = readFileSync(join(journals, "version-1.journal"));
+  writeFileSync(path, whole);
+  appendFileSync(path, "x".repeat(10_000));
+  openJournal({ path, log: noLog(), current: () => [], reclaim: () => {} }, readJournal(path));
+  equal(readFileSync(path), whole);
+});
+
+scenario(
+  "what befalls a process while the journal is tidied up is in the new one",
+  async (scene) => {
+    const path = join(scene.folder, "journal");
+    const whole = readFileSync(join(journals, "version-1.journal"), "utf8");
+    writeFileSync(path, `${whole}rubbish\n`);
+    const read = readJournal(path);
+    const [entry] = [...read.recorded.values()].filter(({ state }) => state.at === "running");
+    if (entry === undefined) throw new Error("nobody runs in it");
+    const { id, spec } = entry;
+    const many = Array.from({ length: 20_000 }, (_, at) => `pf${String(at).padStart(11, "0")}`);
+    const current = () => [entry, ...many.map((other) => ({ ...entry, id: other }))];
+    const journal = openJournal({ path, log: noLog(), current, reclaim: () => {} }, read);
+    is(append(journal, { id, spec, state: entry.state }), null);
+    while (!journal.draft?.held.has(id)) await new Promise(setImmediate);
+    const event = { on: "stopAsked", nowMs: 2_000, graceMs: 5 } as const;
+    is(append(journal, { id, events: [event] }), null);
+    entry.state = step(entry.state, event);
+    await until("it is tidied up", () => journal.draft === null);
+    const { recorded } = readJournal(path);
+    equal([recorded.size, recorded.get(id)?.state.at], [many.length + 1, "stopping"]);
+  },
+);
 
 const mounts = "needs root, to mount a file system of its own";
 const full = "a full disk stops new processes only, and passes";
