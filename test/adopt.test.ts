@@ -6,9 +6,11 @@ import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
+import { holdAdopted } from "../daemon/leader.js";
+import { hold } from "../daemon/pidfd.js";
 import { containments, isPaused } from "./cage.js";
 import { crash, type Daemon, programs, rewriteJournal, startDaemon } from "./daemon.js";
-import { isAlive, type Scene, scenario, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, until, within } from "./scenario.js";
 
 async function spawnReady(client: Client, command: string[], more: object = {}) {
   const { id, pid, ...rest } = await client.spawn({ command, ...more });
@@ -199,6 +201,23 @@ for (const containment of containments) {
     },
   );
 }
+
+scenario("a leader that was reaped at once has ended all the same", async (scene) => {
+  // Whose CHLD is ignored has its children reaped by the kernel, before anybody sees a zombie.
+  const script = "sleep 1000 & echo $!; exec env --ignore-signal=CHLD sleep 1000";
+  const parent = spawn("sh", ["-c", script], { stdio: ["ignore", "pipe", "ignore"] });
+  scene.after(() => void parent.kill("SIGKILL"));
+  const pid = Number(await new Promise((said) => parent.stdout.once("data", said)));
+  scene.after(() => void (isAlive(pid) && process.kill(pid, "SIGKILL")));
+  const name = () => readFileSync(`/proc/${parent.pid}/comm`, "utf8");
+  await until("its parent ignores that", () => name() === "sleep\n");
+  const leader = holdAdopted(pid, hold(pid) ?? -1);
+  process.kill(pid, "SIGSEGV");
+  await within(2_000, "its end is told", () => leader.exited);
+  is(existsSync(`/proc/${pid}`), false);
+  ok(leader.exit?.by === "unknown" || leader.exit?.by === "signal");
+  leader.release();
+});
 
 function journalOf({ state }: Daemon): string {
   return readFileSync(join(state, "journal"), "utf8");
