@@ -1,7 +1,9 @@
+import { spawnSync } from "node:child_process";
 import {
   chmodSync,
   closeSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -14,6 +16,7 @@ import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
+import { enterCgroup } from "../daemon/gate.js";
 import { containments } from "./cage.js";
 import { call, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
@@ -98,6 +101,14 @@ if (containments.includes("cgroup")) {
     }
   });
 }
+
+scenario("a command that cannot be put into its cgroup is never started", (scene) => {
+  const file = join(scene.folder, "ran");
+  const touch = { path: "/usr/bin/touch", argv: ["touch", file], env: [], cwd: "/", stdio: [] };
+  const { path, argv } = enterCgroup(join(scene.folder, "none", "cgroup.procs"), touch);
+  is(spawnSync(path, argv.slice(1), { argv0: argv[0] ?? "" }).status, 125);
+  is(existsSync(file), false);
+});
 
 scenario(
   "without room for another process or file the daemon says so and lives on",
