@@ -383,7 +383,7 @@ function play(containment: string): void {
       const daemon = await startForAll(scene, containment, bars);
       const root = await overLines(scene, daemon, "root");
       is(outcome(await root.ask("info")), "done");
-      const lift = exhaust(daemon, 1);
+      const lift = await exhaust(daemon, 1);
       const unknown = await connectingAs("barred", () => openRaw(scene, daemon.socket));
       const { error } = await unknown.next();
       equal([error?.data?.["kind"], error?.data?.["limit"]], ["limit_exceeded", "descriptors"]);

@@ -129,9 +129,16 @@ export function limitDescriptors({ pid }: Daemon, limit: number): () => void {
   return () => set(String(was));
 }
 
-/** Leave the daemon room for so many descriptors more. */
-export function exhaust(daemon: Daemon, room = 0): () => void {
-  const taken = descriptors(daemon);
+/** Leave the daemon room for so many descriptors more, counted once it opens and closes none. */
+export async function exhaust(daemon: Daemon, room = 0): Promise<() => void> {
+  let taken = descriptors(daemon);
+  let same = 0;
+  await until("its descriptors are at rest", () => {
+    const now = descriptors(daemon);
+    same = [...now].join() === [...taken].join() ? same + 1 : 0;
+    taken = now;
+    return same === 5;
+  });
   let limit = 0;
   for (let free = 0; free <= room; limit++) if (!taken.has(limit)) free += 1;
   return limitDescriptors(daemon, limit - 1);

@@ -74,9 +74,11 @@ for (const containment of containments) {
       const stubborn = await spawnReady(client, "ignores-term.sh");
       const stray = join(scene.folder, "stray");
       const kept = await spawnReady(client, "leaves-stray.sh", { strays: "keep" }, stray);
+      const hasEnded = async () => (await client.status({ id: kept.id })).exitCode === 5;
+      await until("its leader is gone", hasEnded);
       const crashing = await sleeper(client);
       const idle = await sleeper(client);
-      const lift = exhaust(daemon);
+      const lift = await exhaust(daemon);
 
       const { kind, message, facts } = await refusalOf(client.spawn({ command: ["true"] }));
       equal([kind, facts["errno"]], ["spawn_failed", "EMFILE"]);
@@ -139,7 +141,7 @@ for (const containment of containments) {
       // Whatever number the daemon had put by may be somebody else's by now.
       const others = await Promise.all(Array.from({ length: 8 }, () => daemon.raw()));
       for (const other of others) ok((await other.ask(call("info"))).result);
-      const liftAgain = exhaust(daemon);
+      const liftAgain = await exhaust(daemon);
       for (const _ of others) is((await client.status({ id: idle.id })).members.length, 2);
       for (const other of others) ok((await other.ask(call("info"))).result);
       liftAgain();
@@ -154,7 +156,7 @@ scenario(
     const daemon = await startDaemon(scene);
     const client = await daemon.connect();
     const { id } = await sleeper(client);
-    const lift = exhaust(daemon);
+    const lift = await exhaust(daemon);
     const turnedAway = await daemon.raw();
     await turnedAway.ended;
     is((await client.status({ id })).status, "running");
@@ -295,7 +297,7 @@ for (const [name, stepMs] of [
       const file = join(scene.folder, "terms");
       const patient = await spawnReady(before, "counts-term.sh", {}, file);
       const stubborn = await spawnReady(before, "ignores-term.sh");
-      await before.terminate({ id: stubborn.id, graceMs: 1_000, wait: false });
+      await before.terminate({ id: stubborn.id, graceMs: 2_500, wait: false });
       await before.terminate({ id: patient.id, graceMs: 60_000, wait: false });
       await until("it was told", () => existsSync(file));
       await until("that is on record", () => isWarnedTwice(first));
@@ -306,7 +308,7 @@ for (const [name, stepMs] of [
       const client = await next.connect();
       equal([(await client.status({ id: old })).exitCode], [3]);
       is((await client.status({ id: sleeping.id })).status, "running");
-      const killed = (await client.wait({ id: stubborn.id, timeoutMs: 5_000 })).process;
+      const killed = (await client.wait({ id: stubborn.id, timeoutMs: 8_000 })).process;
       equal([killed.status, killed.signal], ["terminated", "SIGKILL"]);
       if (stepMs < 0) {
         is((await client.status({ id: patient.id })).status, "stopping");
