@@ -7,6 +7,7 @@ import type { Stream } from "../client/wire.js";
 import { punchHole } from "./files.js";
 import { watchGrowth } from "./growth.js";
 import { BLOCK_BYTES, freedBytes, type OutputFolder, outputFile, streams } from "./output.js";
+import { isWithoutWatch } from "./reserve.js";
 import { createSlices } from "./slices.js";
 
 /** From one look at what grows to the next: the cap holds within this, plus the time to free. */
@@ -136,9 +137,9 @@ function tryWatch({ folder, id, stream }: Capped, path: string, grown: () => voi
   try {
     return watchGrowth(path, grown);
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code !== "ENOSPC" && code !== "EMFILE" && code !== "ENFILE") throw error;
+    if (!isWithoutWatch(error)) throw error;
     blindUntilMs = performance.now() + BLIND_MS;
+    const { message } = error as Error;
     folder.log.debug("no watch for output", { id, stream, error: message });
     return null;
   }

@@ -17,7 +17,7 @@ import { type Containing, type Containment, type Leader, signalEach } from "./co
 import { enterCgroup } from "./gate.js";
 import { signalGroup } from "./pidfd.js";
 import { isInCgroup, readList, readListAgain, readStat } from "./procfs.js";
-import { isExhausted, withReserve } from "./reserve.js";
+import { isWithoutWatch, withReserve } from "./reserve.js";
 
 /** How long a pause waits for the last member to stand still; one in the kernel stops when it leaves it. */
 const FREEZE_MS = 1_000;
@@ -228,7 +228,7 @@ function watchEvents(folder: string, look: () => void): () => void {
     watcher.on("error", look);
     return () => watcher.close();
   } catch (error) {
-    if (!isExhausted(error) && (error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+    if (!isWithoutWatch(error)) throw error;
     const timer = setInterval(look, NO_WATCH_PAUSE_MS);
     return () => clearInterval(timer);
   }

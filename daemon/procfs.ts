@@ -237,7 +237,7 @@ export function isInCgroup(pid: number, name: string): boolean {
 
 /**
  * The numbers of all processes, the newest first as far as numbers tell. The kernel looks each of them
- * up, some 5 ms for 3,000: a thread waits for that, unless no descriptor but the one kept back is left.
+ * up, some 5 ms for 3,000: a thread waits for that, unless no descriptor is left but those kept back.
  */
 export async function listProcesses(): Promise<number[]> {
   return (await readdir("/proc").catch(listWithReserve))

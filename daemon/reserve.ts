@@ -42,6 +42,11 @@ export function isExhausted(error: unknown): boolean {
   return code === "EMFILE" || code === "ENFILE";
 }
 
+/** Whether it says that no watch is to be had: the user's are used up (ENOSPC, man 7 inotify), or descriptors are. */
+export function isWithoutWatch(error: unknown): boolean {
+  return isExhausted(error) || (error as NodeJS.ErrnoException).code === "ENOSPC";
+}
+
 /** What a caller is told whose wish needs more than is kept back; null for any other error. */
 export function exhaustion(error: unknown): Refusal | null {
   if (!isExhausted(error)) return null;

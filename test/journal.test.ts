@@ -50,6 +50,16 @@ function noLog(): Log {
   return { ...levels, flush: silent, setLevel: silent };
 }
 
+/** A journal at `path` that is due to be tidied up, and somebody in it who runs. */
+function readUntidy(path: string) {
+  const whole = readFileSync(join(journals, "version-1.journal"), "utf8");
+  writeFileSync(path, `${whole}rubbish\n`);
+  const read = readJournal(path);
+  const [entry] = [...read.recorded.values()].filter(({ state }) => state.at === "running");
+  if (entry === undefined) throw new Error("nobody runs in it");
+  return { read, entry };
+}
+
 /** Stop it by the signal that ends its processes too. */
 async function stop(daemon: Daemon): Promise<void> {
   daemon.child.kill("SIGTERM");
@@ -187,11 +197,7 @@ scenario(
 
 scenario("the line that sets off a tidying up is not lost by it", async (scene) => {
   const path = join(scene.folder, "journal");
-  const whole = readFileSync(join(journals, "version-1.journal"), "utf8");
-  writeFileSync(path, `${whole}rubbish\n`);
-  const read = readJournal(path);
-  const [entry] = [...read.recorded.values()].filter(({ state }) => state.at === "running");
-  if (entry === undefined) throw new Error("nobody runs in it");
+  const { read, entry } = readUntidy(path);
   const current = () => read.recorded.values();
   const journal = openJournal({ path, log: noLog(), current, reclaim: () => {} }, read);
   const event = { on: "stopAsked", nowMs: 2_000, graceMs: 5 } as const;
@@ -214,11 +220,7 @@ scenario(
   "what befalls a process while the journal is tidied up is in the new one",
   async (scene) => {
     const path = join(scene.folder, "journal");
-    const whole = readFileSync(join(journals, "version-1.journal"), "utf8");
-    writeFileSync(path, `${whole}rubbish\n`);
-    const read = readJournal(path);
-    const [entry] = [...read.recorded.values()].filter(({ state }) => state.at === "running");
-    if (entry === undefined) throw new Error("nobody runs in it");
+    const { read, entry } = readUntidy(path);
     const { id, spec } = entry;
     const many = Array.from({ length: 20_000 }, (_, at) => `pf${String(at).padStart(11, "0")}`);
     const current = () => [entry, ...many.map((other) => ({ ...entry, id: other }))];
