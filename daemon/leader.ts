@@ -10,7 +10,7 @@ import type { Leader } from "./containment.js";
 import { GATE } from "./gate.js";
 import { type Ended, fromWaitStatus, pidfdEnded, waitEnded } from "./native.js";
 import { hold, isUnreaped, watchEnd } from "./pidfd.js";
-import { isShown, readStat } from "./procfs.js";
+import { isLiving, isShown, readStat } from "./procfs.js";
 import type { Exit } from "./state.js";
 
 /** Hold our own child, which nobody else reaps: its number cannot have gone. */
@@ -36,16 +36,15 @@ export function holdChild(pid: number): Leader {
 
 /**
  * Hold a leader that is no child of ours. `pidfd` belongs to it from now on; when that was kept for us
- * while no daemon lived, it tells the end also of one that was reaped meanwhile.
+ * while no daemon lived, it tells the end also of one that was reaped meanwhile. Who has ended already
+ * has ended at once: a zombie is not alive for a moment more.
  */
 export function holdAdopted(pid: number, pidfd: number): Leader {
-  if (!isUnreaped(pidfd)) {
-    const exit = exitOf(pidfdEnded(pidfd));
-    closeSync(pidfd);
-    return departed(pid, exit);
-  }
   const { leader, end } = createLeader(pid, pidfd, () => close());
-  const close = watchEnd(pidfd, () => void readEnd(leader).then(end));
+  const over = lookAtEnd(leader);
+  if (over !== null) end(over.ended);
+  const close =
+    over === null ? watchEnd(pidfd, () => void readEnd(leader).then(end)) : () => closeSync(pidfd);
   return leader;
 }
 
@@ -87,15 +86,21 @@ function createLeader(
 const LONGEST_PAUSE_MS = 200;
 
 /**
- * How a process ended that is not our child; null when the kernel tells nobody any more. A zombie
- * shows it in /proc, to its own user; once reaped, the pidfd tells it. Its parent may take its time.
+ * How a process ended that is not our child: null when it has not, `ended` null when the kernel tells
+ * nobody any more. A zombie shows it in /proc, to its own user; once reaped, the pidfd tells it.
  */
-async function readEnd({ pid, pidfd }: Leader): Promise<Ended | null> {
+function lookAtEnd({ pid, pidfd }: Leader): { ended: Ended | null } | null {
+  const stat = isShown(pid) ? readStat(pid) : null;
+  // Asked after the look: so it was this very process that was looked at.
+  if (!isUnreaped(pidfd)) return { ended: pidfdEnded(pidfd) };
+  return stat === null || isLiving(stat) ? null : { ended: fromWaitStatus(stat.waitStatus) };
+}
+
+/** The same, of one that has ended: where nothing shows how, its parent may take its time to reap it. */
+async function readEnd(leader: Leader): Promise<Ended | null> {
   for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, LONGEST_PAUSE_MS)) {
-    const zombie = isShown(pid) ? readStat(pid) : null;
-    // Asked after the look: so it was this very process that was looked at.
-    if (!isUnreaped(pidfd)) return pidfdEnded(pidfd);
-    if (zombie?.state === "Z") return fromWaitStatus(zombie.waitStatus);
+    const over = lookAtEnd(leader);
+    if (over !== null) return over.ended;
     await pause(waitMs);
   }
 }

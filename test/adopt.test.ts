@@ -7,10 +7,10 @@ import { equal, is, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { holdAdopted } from "../daemon/leader.js";
-import { hold } from "../daemon/pidfd.js";
+import { hold, signalGroup } from "../daemon/pidfd.js";
 import { containments, isPaused } from "./cage.js";
 import { crash, type Daemon, programs, rewriteJournal, startDaemon } from "./daemon.js";
-import { isAlive, type Scene, scenario, until, within } from "./scenario.js";
+import { isAlive, type Scene, scenario, statFields, until, within } from "./scenario.js";
 
 async function spawnReady(client: Client, command: string[], more: object = {}) {
   const { id, pid, ...rest } = await client.spawn({ command, ...more });
@@ -218,6 +218,24 @@ scenario("a leader that was reaped at once has ended all the same", async (scene
   ok(leader.exit?.by === "unknown" || leader.exit?.by === "signal");
   leader.release();
 });
+
+scenario(
+  "a leader that is a zombie has ended at once, and its pidfd still names its group",
+  async (scene) => {
+    // Its parent becomes a program that reaps nobody.
+    const script = "setsid sh -c 'sleep 1000 & exit 3' & echo $!; exec sleep 1000";
+    const parent = spawn("sh", ["-c", script], { stdio: ["ignore", "pipe", "ignore"] });
+    scene.after(() => void parent.kill("SIGKILL"));
+    const pid = Number(await new Promise((said) => parent.stdout.once("data", said)));
+    scene.after(() => void process.kill(-pid, "SIGKILL"));
+    await until("it is a zombie", () => statFields(pid)?.[0] === "Z");
+    const leader = holdAdopted(pid, hold(pid) ?? -1);
+    equal(leader.exit, { by: "code", code: 3 });
+    await leader.exited;
+    is(signalGroup(leader, null), "sent");
+    leader.release();
+  },
+);
 
 function journalOf({ state }: Daemon): string {
   return readFileSync(join(state, "journal"), "utf8");
