@@ -60,29 +60,35 @@ function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boole
 }
 
 /** One process and its living members, as the kernel has them now. */
-export async function inspect(
+export function inspect(
   table: Table,
   params: Checked<"status">,
   viewer: Viewer,
 ): Promise<Result<"status">> {
-  const entry = find(table, params, viewer);
-  const members = isLiving(entry) ? await membersNow(entry) : [];
+  return reportNow(find(table, params, viewer));
+}
+
+/** One look at the kernel serves all who ask in the same turn of the loop, until an event changes it. */
+export function reportNow(entry: Entry): Promise<Result<"status">> {
+  if (entry.report === null) {
+    entry.report = report(entry);
+    setImmediate(() => {
+      entry.report = null;
+    });
+  }
+  return entry.report;
+}
+
+async function report(entry: Entry): Promise<Result<"status">> {
+  const members = isLiving(entry) ? await membersOf(entry) : [];
   return Object.assign(describe(entry), { members }); // a copy of so many fields takes a microsecond
 }
 
-/** One look at the kernel serves all who ask in the same turn of the loop. */
-export function membersNow(entry: Living): Promise<Member[]> {
-  if (entry.members === null) {
-    entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
-    const { look } = entry;
-    entry.members = statsOf(entry.tree, look).then((stats) =>
-      stats.sort(byAge).map((stat) => asMember(stat, look)),
-    );
-    setImmediate(() => {
-      entry.members = null;
-    });
-  }
-  return entry.members;
+async function membersOf(entry: Living): Promise<Member[]> {
+  entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
+  const { look } = entry;
+  const stats = await statsOf(entry.tree, look);
+  return stats.sort(byAge).map((stat) => asMember(stat, look));
 }
 
 async function statsOf(tree: Containment, look: Look | null): Promise<Stat[]> {

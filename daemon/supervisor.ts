@@ -7,7 +7,7 @@ import type { Viewer } from "./access.js";
 import type { Reach } from "./containment.js";
 import { type Descent, type Ladder, type Outcome, type Survivor, startLadder } from "./ladder.js";
 import { signalProcess } from "./pidfd.js";
-import { membersNow } from "./reports.js";
+import { reportNow } from "./reports.js";
 import { isFinal } from "./state.js";
 import {
   apply,
@@ -43,7 +43,7 @@ export async function terminate(
 
 /** What would be ended, and nothing done about it. */
 async function rehearse(entry: Living): Promise<Result<"terminate">> {
-  const members = await membersNow(entry);
+  const { members } = await reportNow(entry);
   const message = `Dry run: ${members.length} would be ended, nothing was done`;
   const status = statusOf(entry) === "stopping" ? "stopping" : "running";
   return { ...answer(entry, status, message, null), members };

@@ -1,7 +1,7 @@
 // The table of processes and the one writer of their states: who is known, under which pid and name,
 // and how each looks from outside. What is done to them is the supervisor's.
 
-import { type Address, type Member, type Process, Refusal, type Status } from "../client/wire.js";
+import { type Address, type Process, Refusal, type Result, type Status } from "../client/wire.js";
 import { controls, countLiving, createTakings, type Takings, type Viewer } from "./access.js";
 import { capOutput } from "./cap.js";
 import type { Containing, Containment, Leader } from "./containment.js";
@@ -27,8 +27,8 @@ export type Entry = {
   readonly waiters: Set<() => void>;
   /** Its leader's files in /proc, open since somebody first asked for its members. */
   look: Look | null;
-  /** The members as read in this turn of the loop, for all who ask in it. */
-  members: Promise<Member[]> | null;
+  /** What `status` tells in this turn of the loop, for all who ask in it. */
+  report: Promise<Result<"status">> | null;
 };
 
 /** A process that runs, or of which something may still live. */
@@ -177,7 +177,7 @@ function timestamp(ms: number | null): string | null {
 
 /** Nothing works on it yet. */
 export function createEntry(id: string, spec: Spec, state: State): Entry {
-  const idle = { leader: null, tree: null, ladder: null, look: null, members: null };
+  const idle = { leader: null, tree: null, ladder: null, look: null, report: null };
   return { id, spec, state, ...idle, waiters: new Set() };
 }
 
@@ -226,6 +226,7 @@ export function apply(table: Table, entry: Entry, ...events: Event[]): void {
     table.byPid.set(next.pid, entry);
   }
   entry.state = next;
+  entry.report = null;
   if (isFinal(entry.state)) settle(table, entry);
   if (statusOf(entry) !== before) table.publish(entry);
 }

@@ -6,7 +6,7 @@ import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
-import { programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { call, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 async function startForking(client: Client) {
@@ -42,6 +42,27 @@ scenario("status lists the living members as the kernel has them", async (scene)
   process.kill(child, "SIGKILL");
   await until("one member is left", async () => (await client.status({ id })).members.length <= 1);
 });
+
+scenario(
+  "a status told in the same turn as an end that was asked for knows of it",
+  async (scene) => {
+    const daemon = await visitDaemon(scene);
+    const { id } = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
+    const [early, late] = [await daemon.raw(), await daemon.raw()];
+    // What is sent while it stands still, it reads in one turn, in this order.
+    process.kill(daemon.pid, "SIGSTOP");
+    early.write(`${JSON.stringify(call("status", { id }))}\n`);
+    const lines = [call("terminate", { id, wait: false }), call("status", { id }, 2)];
+    late.write(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    process.kill(daemon.pid, "SIGCONT");
+    is((await early.next()).result?.["status"], "running");
+    const replies = [await late.next(), await late.next()];
+    equal(
+      replies.map(({ result }) => result?.["status"]),
+      ["stopping", "stopping"],
+    );
+  },
+);
 
 for (const containment of containments) {
   scenario(`${containment}: pause holds every member, resume lets it go on`, async (scene) => {
