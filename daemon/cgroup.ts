@@ -87,7 +87,8 @@ export function cgroups(base: string): Containing {
         abandon: () => closeRoom(room),
       };
     },
-    rooms: () => new Map(childrenOf(base).map((folder) => [basename(folder), listMembers(folder)])),
+    rooms: () => childrenOf(base).map((folder) => basename(folder)),
+    lodgers: (id) => listMembers(join(base, id)),
     sweep(known) {
       // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
       for (const folder of childrenOf(base)) if (!known(basename(folder))) removeCgroup(folder);

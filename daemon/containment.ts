@@ -66,8 +66,10 @@ export type Containing = {
    * null where they may become others.
    */
   prepare(id: string, uid: number | null): Place;
-  /** Rooms that are not taken down yet, by id, with the numbers of who lives in them. */
-  rooms(): Map<string, number[]>;
+  /** The ids of rooms that are not taken down yet. */
+  rooms(): string[];
+  /** The numbers of who lives in one of them; none when it is gone. */
+  lodgers(id: string): number[];
   /** Take down the empty rooms of earlier runs, except those of `known` ids. */
   sweep(known: (id: string) => boolean): void;
   /** The daemon goes: leave nothing behind but what lives. */

@@ -18,7 +18,8 @@ export function groups(tags: Tags, socket: string): Containing {
       hold: (leader) => holdGroup({ leader, id, socket, tags, uid }),
       abandon: () => undefined,
     }),
-    rooms: () => new Map(),
+    rooms: () => [],
+    lodgers: () => [],
     sweep: () => undefined,
     close: async () => undefined,
   };

@@ -10,7 +10,7 @@ import {
   SCRATCH_BYTES,
   type Stat,
 } from "./procfs.js";
-import { createSlices } from "./slices.js";
+import { createSlices, shared } from "./slices.js";
 
 /** The soft RLIMIT_LOCKS, also of another user's process; null when it is gone. */
 export function readTag(pid: number): bigint | null {
@@ -64,18 +64,3 @@ export const scan = shared(async () => {
   }
   return found;
 });
-
-/** Callers of one moment share one run; whoever comes after it began gets a later one. */
-function shared<T>(run: () => Promise<T>): () => Promise<T> {
-  let begun: Promise<unknown> = Promise.resolve();
-  let next: Promise<T> | null = null;
-  return () => {
-    next ??= begun.then(() => {
-      const current = run();
-      begun = current.catch(() => undefined);
-      next = null;
-      return current;
-    });
-    return next;
-  };
-}

@@ -1,6 +1,6 @@
 // Long work in short slices, so that no call waits for somebody else's.
 
-const SLICE_MS = 0.5;
+const SLICE_MS = 0.2;
 
 /** Whose work goes on in a later turn of the event loop. */
 const waiting: (() => void)[] = [];
@@ -21,7 +21,7 @@ function release(): void {
   if (waiting.length > 0) setImmediate(release);
 }
 
-/** Await the function returned once a step: it lets everybody else have a turn every 2 ms. */
+/** Await the function returned once a step: it lets everybody else have a turn every SLICE_MS. */
 export function createSlices(): () => Promise<void> | undefined {
   let endMs = performance.now() + SLICE_MS;
   return () => {
@@ -29,5 +29,20 @@ export function createSlices(): () => Promise<void> | undefined {
     return turn().then(() => {
       endMs = performance.now() + SLICE_MS;
     });
+  };
+}
+
+/** Callers of one moment share one run; whoever comes after it began gets a later one. */
+export function shared<T>(run: () => Promise<T>): () => Promise<T> {
+  let begun: Promise<unknown> = Promise.resolve();
+  let next: Promise<T> | null = null;
+  return () => {
+    next ??= begun.then(() => {
+      const current = run();
+      begun = current.catch(() => undefined);
+      next = null;
+      return current;
+    });
+    return next;
   };
 }

@@ -7,7 +7,7 @@ import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
 import { commandLine, isLiving, readStat, uidOf } from "./procfs.js";
 import { type Seen, scan } from "./signs.js";
-import { createSlices } from "./slices.js";
+import { createSlices, shared } from "./slices.js";
 import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";
 import { isTagged } from "./tag.js";
@@ -51,19 +51,56 @@ export async function countStrays(table: Known, viewer: Sight): Promise<number> 
 
 /** Of those that run as the viewer, or of all. */
 async function findStrays(table: Known, viewer: Sight): Promise<Found[]> {
+  const found = await look(table);
+  return found.filter(({ pid }) => viewer.isAdmin || uidOf(pid) === viewer.uid);
+}
+
+/** One look serves all who asked before it began, whoever they are. */
+const looks = new WeakMap<Known, () => Promise<Found[]>>();
+
+function look(table: Known): Promise<Found[]> {
+  const known = looks.get(table) ?? shared(() => findAll(table));
+  looks.set(table, known);
+  return known();
+}
+
+async function findAll(table: Known): Promise<Found[]> {
   const all = await scan();
-  const rooms = [...table.containing.rooms()].filter(([id]) => !table.entries.get(id)?.tree);
-  const idOfRoom = new Map(rooms.flatMap(([id, pids]) => pids.map((pid) => [pid, id] as const)));
-  const suspects = all.flatMap((one): Found[] => {
-    const id = idOfRoom.get(one.pid);
-    if (id !== undefined) return [{ ...one, id, by: "cgroup" }];
-    if (isTagged(table.tags, one.tag)) return [{ ...one, id: idOfTag(table, one.tag), by: "tag" }];
-    const { mark } = one;
-    return mark?.socket === table.socket ? [{ ...one, id: mark.id, by: "mark" }] : [];
-  });
+  const lodgers = await strayLodgers(table);
   const members = await knownMembers(table);
-  const isTheirs = ({ pid }: Found) => viewer.isAdmin || uidOf(pid) === viewer.uid;
-  return suspects.filter((one) => !members.has(one.pid) && isStillLiving(one) && isTheirs(one));
+  const slice = createSlices();
+  const found: Found[] = [];
+  for (const one of all) {
+    await slice();
+    if (members.has(one.pid)) continue;
+    const claim = claimOf(table, lodgers, one);
+    if (claim !== null && isStillLiving(one)) found.push({ ...one, ...claim });
+  }
+  return found;
+}
+
+/** Whose it was, and by which sign that is known; null when it bears none of ours. */
+function claimOf(
+  { tags, socket, entries }: Known,
+  lodgers: ReadonlyMap<number, string>,
+  { pid, tag, mark }: Seen,
+): Pick<Found, "id" | "by"> | null {
+  const id = lodgers.get(pid);
+  if (id !== undefined) return { id, by: "cgroup" };
+  if (isTagged(tags, tag)) return { id: idOfTag(entries, tag), by: "tag" };
+  return mark?.socket === socket ? { id: mark.id, by: "mark" } : null;
+}
+
+/** Who lives in the rooms of processes that are over, or were never known: number -> id. */
+async function strayLodgers({ containing, entries }: Known): Promise<Map<number, string>> {
+  const lodgers = new Map<number, string>();
+  const slice = createSlices();
+  for (const id of containing.rooms()) {
+    await slice();
+    if (entries.get(id)?.tree) continue;
+    for (const pid of containing.lodgers(id)) lodgers.set(pid, id);
+  }
+  return lodgers;
 }
 
 async function knownMembers(table: Known): Promise<Set<number>> {
@@ -78,9 +115,9 @@ async function knownMembers(table: Known): Promise<Set<number>> {
 }
 
 /** A tag holds the last 32 bits of an id; null when no process with them is remembered. */
-function idOfTag(table: Known, tag: bigint | null): string | null {
+function idOfTag(entries: Known["entries"], tag: bigint | null): string | null {
   const end = ((tag ?? 0n) & 0xffff_ffffn).toString(16).padStart(8, "0");
-  return [...table.entries.keys()].find((id) => id.endsWith(end)) ?? null;
+  return [...entries.keys()].find((id) => id.endsWith(end)) ?? null;
 }
 
 function isStillLiving({ pid, startTicks }: Seen): boolean {
