@@ -21,6 +21,7 @@ import { readOutput } from "./reading.js";
 import { counts, inspect, list, usage, wait } from "./reports.js";
 import { exhaustion } from "./reserve.js";
 import type { Call } from "./rpc.js";
+import { turn } from "./slices.js";
 import { type Behalf, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
 import { countStrays, strays } from "./strays.js";
@@ -54,7 +55,7 @@ function createHandlers(house: House): Handlers {
     pause: (params, { behalf }) => pause(table, params, behalf.viewer),
     resume: (params, { behalf }) => resume(table, params, behalf.viewer),
     list: (params, { listener, behalf }) =>
-      listener.inTurn(async () => list(table, params, behalf.viewer)),
+      listener.inTurn(() => list(table, params, behalf.viewer)),
     status: (params, { behalf }) => inspect(table, params, behalf.viewer),
     wait: (params, { listener, behalf }) => wait(table, params, behalf.viewer, listener.onClose),
     logs: (params, { listener, behalf }) =>
@@ -66,7 +67,7 @@ function createHandlers(house: House): Handlers {
     }),
     strays: (params, { behalf }) => strays(table, params, behalf.viewer),
     info: (_, { behalf }) => info(house, behalf.viewer),
-    "rpc.discover": () => describeContract(house.version),
+    "rpc.discover": () => turn().then(() => describeContract(house.version)),
   };
 }
 
@@ -84,6 +85,7 @@ async function logs(
     params,
     !ended,
   );
+  await turn(); // to write it out takes long
   return { ...slice, ended: ended && atEnd };
 }
 

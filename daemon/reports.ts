@@ -18,6 +18,7 @@ import {
   readStat,
   type Stat,
 } from "./procfs.js";
+import { createSlices, turn } from "./slices.js";
 import { isFinal } from "./state.js";
 import {
   describe,
@@ -35,12 +36,19 @@ import type { Sampler } from "./usage.js";
 const PAGE_BYTES = 768 * 1024;
 
 /** Processes in the order of their spawns. Refusal: `process_not_found` when `after` is unknown. */
-export function list(table: Table, params: Checked<"list">, viewer: Viewer): Result<"list"> {
+export async function list(
+  table: Table,
+  params: Checked<"list">,
+  viewer: Viewer,
+): Promise<Result<"list">> {
   if (params.after !== undefined) find(table, { id: params.after }, viewer);
   const processes: Process[] = [];
   let begun = params.after === undefined;
   let bytes = 0;
+  const slice = createSlices();
+  await turn();
   for (const entry of table.entries.values()) {
+    await slice();
     if (begun && controls(viewer, entry.spec.owner.uid) && isListed(entry, params)) {
       const process = describe(entry);
       bytes += JSON.stringify(process).length;
