@@ -8,6 +8,7 @@ import { limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import { type Answer, protocolError, refusalResponse } from "./rpc.js";
+import { type Account, charge, isToWait, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection = {
@@ -23,6 +24,7 @@ type Connection = {
   over: boolean;
   /** A turn of reading is due. */
   reading: boolean;
+  readonly account: Account;
 };
 
 /** Lines taken of one connection before the others get their turn and backpressure is looked at. */
@@ -63,6 +65,7 @@ function connect(
     inputEnded: false,
     over: false,
     reading: false,
+    account: openAccount(),
   };
   const listener = createListener(socket, {
     isWaiting: () => connection.outgoing !== "",
@@ -98,19 +101,23 @@ function isHeldBack({ socket, callsInFlight, outgoing }: Connection): boolean {
   return socket.writableNeedDrain || outgoing.length > socket.writableHighWaterMark;
 }
 
-/** Take lines until there are none, the turn is over, or the client has to be held back. */
-function read(connection: Connection): void {
+/**
+ * Take lines until there are none, the turn is over, or the client has to be held back. In its own turn
+ * it has one line at least.
+ */
+function read(connection: Connection, isOwnTurn = false): void {
   if (connection.reading || connection.over) return;
-  const { socket, reader } = connection;
+  const { socket, reader, account } = connection;
   for (let lines = 0; lines < LINES_A_TURN; lines++) {
     if (isHeldBack(connection)) {
       socket.pause();
       return;
     }
+    if (isToWait(account) && !(isOwnTurn && lines === 0)) break;
     const line = reader.next();
     switch (line.at) {
       case "line":
-        take(connection, line.text);
+        charge(account, () => take(connection, line.text));
         break;
       case "notUtf8":
         reply(connection, JSON.stringify(protocolError("parse_error", null)));
@@ -127,7 +134,7 @@ function read(connection: Connection): void {
   socket.pause();
   void turn().then(() => {
     connection.reading = false;
-    read(connection);
+    read(connection, true);
   });
 }
 

@@ -9,10 +9,13 @@ import { type Limits, limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
+import { type Account, charge, isToWait, openAccount } from "./shares.js";
+import { turn } from "./slices.js";
 
 type Connection<C> = {
   readonly socket: Duplex;
   readonly caller: C;
+  readonly account: Account;
   /** Requests that are being answered. */
   requests: number;
   /** No further request is answered. */
@@ -41,7 +44,10 @@ export function createHttpDoor<C>(
   const attend = (request: IncomingMessage, response: ServerResponse) => {
     const connection = connections.get(request.socket);
     if (connection === undefined) return;
-    const respond: Respond = (asked) => routes(asked, connection.caller);
+    const respond: Respond = async (asked) => {
+      if (isToWait(connection.account)) await turn();
+      return charge(connection.account, () => routes(asked, connection.caller));
+    };
     void serveRequest(connection, request, response, respond, bounds);
   };
   server.on("request", attend);
@@ -88,7 +94,7 @@ function createParser(bounds: Limits): http.Server {
 
 function createConnection<C>(socket: Duplex, caller: C): Connection<C> {
   const state = { requests: 0, ending: false, lastWords: "", timer: undefined };
-  return { socket, caller, ...state, giveUp: () => false };
+  return { socket, caller, account: openAccount(), ...state, giveUp: () => false };
 }
 
 // --- requests -------------------------------------------------------------------------------

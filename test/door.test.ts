@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import { limits } from "../client/wire.js";
 import { call, type Daemon, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
@@ -162,6 +163,38 @@ scenario("others get their turns between the calls of a batch", async (scene) =>
   await batch;
   // Begun all in one turn of the daemon, they let through one or two.
   ok(answered >= 10, `${answered} answered meanwhile`);
+});
+
+scenario("whoever has had more than a share waits behind who has not", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const spawnOf = (name: string) =>
+    `${JSON.stringify(call("spawn", { command: ["true"], name, output: "null" }))}\n`;
+  const greedy = await Promise.all(Array.from({ length: 8 }, () => daemon.raw()));
+  const modest = await daemon.raw();
+  ok((await modest.ask(call("list"))).result);
+  const each = async (lines: number, send: () => void) => {
+    send();
+    for (const raw of greedy) for (let n = 0; n < lines; n++) ok((await raw.next()).result);
+  };
+  await each(8, () => {
+    for (const [at, raw] of greedy.entries()) {
+      raw.write(Array.from({ length: 8 }, (_, n) => spawnOf(`first-${at}-${n}`)).join(""));
+    }
+  });
+  // What is sent while it stands still it finds all at once, the modest one's last.
+  await each(4, () => {
+    process.kill(daemon.pid, "SIGSTOP");
+    for (const [at, raw] of greedy.entries()) {
+      raw.write(Array.from({ length: 4 }, (_, n) => spawnOf(`greedy-${at}-${n}`)).join(""));
+    }
+    modest.write(spawnOf("modest"));
+    process.kill(daemon.pid, "SIGCONT");
+  });
+  ok((await modest.next()).result);
+  const journal = readFileSync(join(daemon.state, "journal"), "utf8");
+  const names = [...journal.matchAll(/"name":"(greedy|modest)/g)].map(([, name]) => name);
+  is(names.length, 33);
+  ok(names.indexOf("modest") < 6, names.join());
 });
 
 scenario("a mebibyte of brackets is refused before it is parsed", async (scene) => {

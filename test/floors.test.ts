@@ -28,6 +28,7 @@ const floors: Record<string, string[][]> = {
       "history",
       "openrpc",
       "slices",
+      "shares",
       "job",
       "reserve",
     ],
