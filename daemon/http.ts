@@ -18,6 +18,8 @@ type Connection<C> = {
   readonly account: Account;
   /** Requests that are being answered. */
   requests: number;
+  /** Of these, those that are kept waiting. */
+  waiting: number;
   /** No further request is answered. */
   ending: boolean;
   /** To be written once those under way are answered, before the end. */
@@ -45,7 +47,7 @@ export function createHttpDoor<C>(
     const connection = connections.get(request.socket);
     if (connection === undefined) return;
     const respond: Respond = async (asked) => {
-      if (isToWait(connection.account)) await turn();
+      await ownTurn(connection);
       return charge(connection.account, () => routes(asked, connection.caller));
     };
     void serveRequest(connection, request, response, respond, bounds);
@@ -93,7 +95,7 @@ function createParser(bounds: Limits): http.Server {
 }
 
 function createConnection<C>(socket: Duplex, caller: C): Connection<C> {
-  const state = { requests: 0, ending: false, lastWords: "", timer: undefined };
+  const state = { requests: 0, waiting: 0, ending: false, lastWords: "", timer: undefined };
   return { socket, caller, account: openAccount(), ...state, giveUp: () => false };
 }
 
@@ -118,6 +120,14 @@ async function serveRequest<C>(
   // Node closes behind it, so not while others wait their turn.
   const isLast = connection.ending && connection.requests === 1 && connection.lastWords === "";
   send(response, isLast ? { ...reply, last: true } : reply);
+}
+
+/** Whoever has had a share waits, and what comes behind it on its connection too: they keep their order. */
+async function ownTurn<C>(connection: Connection<C>): Promise<void> {
+  if (connection.waiting === 0 && !isToWait(connection.account)) return;
+  connection.waiting += 1;
+  await turn();
+  connection.waiting -= 1;
 }
 
 /** The body; or the reply in its place; or null when the client is gone. */
