@@ -222,12 +222,15 @@ scenario("a leader that was reaped at once has ended all the same", async (scene
 scenario(
   "a leader that is a zombie has ended at once, and its pidfd still names its group",
   async (scene) => {
-    // Its parent becomes a program that reaps nobody.
-    const script = "setsid sh -c 'sleep 1000 & exit 3' & echo $!; exec sleep 1000";
+    // It ends once its parent has become a program that reaps nobody.
+    const script = "setsid sh -c 'sleep 1000 & kill -STOP $$; exit 3' & echo $!; exec sleep 1000";
     const parent = spawn("sh", ["-c", script], { stdio: ["ignore", "pipe", "ignore"] });
     scene.after(() => void parent.kill("SIGKILL"));
     const pid = Number(await new Promise((said) => parent.stdout.once("data", said)));
     scene.after(() => void process.kill(-pid, "SIGKILL"));
+    const name = () => readFileSync(`/proc/${parent.pid}/comm`, "utf8");
+    await until("both are so far", () => name() === "sleep\n" && isPaused(pid));
+    process.kill(pid, "SIGCONT");
     await until("it is a zombie", () => statFields(pid)?.[0] === "Z");
     const leader = holdAdopted(pid, hold(pid) ?? -1);
     equal(leader.exit, { by: "code", code: 3 });
