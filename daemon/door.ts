@@ -8,7 +8,7 @@ import { limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import { type Answer, protocolError, refusalResponse } from "./rpc.js";
-import { type Account, charge, isToWait, openAccount } from "./shares.js";
+import { type Account, beginCall, charge, isToWait, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection = {
@@ -116,9 +116,12 @@ function read(connection: Connection, isOwnTurn = false): void {
     if (isToWait(account) && !(isOwnTurn && lines === 0)) break;
     const line = reader.next();
     switch (line.at) {
-      case "line":
-        charge(account, () => take(connection, line.text));
+      case "line": {
+        const beganMs = beginCall();
+        take(connection, line.text);
+        charge(account, beganMs);
         break;
+      }
       case "notUtf8":
         reply(connection, JSON.stringify(protocolError("parse_error", null)));
         break;

@@ -9,7 +9,7 @@ import { type Limits, limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
-import { type Account, charge, isToWait, openAccount } from "./shares.js";
+import { type Account, beginCall, charge, isToWait, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection<C> = {
@@ -48,7 +48,10 @@ export function createHttpDoor<C>(
     if (connection === undefined) return;
     const respond: Respond = async (asked) => {
       await ownTurn(connection);
-      return charge(connection.account, () => routes(asked, connection.caller));
+      const beganMs = beginCall();
+      const reply = routes(asked, connection.caller);
+      charge(connection.account, beganMs);
+      return reply;
     };
     void serveRequest(connection, request, response, respond, bounds);
   };

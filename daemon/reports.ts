@@ -18,7 +18,7 @@ import {
   readStat,
   type Stat,
 } from "./procfs.js";
-import { createSlices, turn } from "./slices.js";
+import { atTurnsEnd, createSlices, turn } from "./slices.js";
 import { isFinal } from "./state.js";
 import {
   describe,
@@ -80,7 +80,7 @@ export function inspect(
 export function reportNow(entry: Entry): Promise<Result<"status">> {
   if (entry.report === null) {
     entry.report = report(entry);
-    setImmediate(() => {
+    atTurnsEnd(() => {
       entry.report = null;
     });
   }

@@ -1,6 +1,8 @@
 // The one thread, shared among those who ask: nobody waits behind all that others want done. In a turn of
 // the event loop that has been long enough, whoever has had more than a share waits for a turn of its own.
 
+import { atTurnsEnd } from "./slices.js";
+
 /** How long calls may go on in one turn of the event loop before the others get theirs. */
 const TURN_MS = 0.2;
 /** Of the thread, for each who asks: less is held against nobody. */
@@ -20,29 +22,34 @@ export function openAccount(): Account {
 /** When the first call of this turn of the loop began; null until one does. */
 let turnMs: number | null = null;
 
-/** Do a piece of work on somebody's account. */
-export function charge<T>(account: Account, work: () => T): T {
-  const beganMs = performance.now();
-  if (turnMs === null) {
-    turnMs = beganMs;
-    setImmediate(() => {
-      turnMs = null;
-    });
-  }
-  const outcome = work();
-  const endedMs = performance.now();
-  account.overMs = Math.min(MOST_MS, overNow(account, beganMs) + endedMs - beganMs);
-  account.atMs = endedMs;
-  return outcome;
+function endTurn(): void {
+  turnMs = null;
 }
 
-function overNow({ overMs, atMs }: Account, nowMs: number): number {
+/** A call begins now: the time, for `charge` when it is done. */
+export function beginCall(): number {
+  const nowMs = performance.now();
+  if (turnMs === null) {
+    turnMs = nowMs;
+    atTurnsEnd(endTurn);
+  }
+  return nowMs;
+}
+
+/** Put what a call has taken, from `beganMs` until now, on somebody's account. */
+export function charge(account: Account, beganMs: number): void {
+  const nowMs = performance.now();
+  account.overMs = Math.min(MOST_MS, overAt(account, beganMs) + nowMs - beganMs);
+  account.atMs = nowMs;
+}
+
+function overAt({ overMs, atMs }: Account, nowMs: number): number {
   return Math.max(0, overMs - SHARE * (nowMs - atMs));
 }
 
 /** True while others come first: then await a `turn`. */
 export function isToWait(account: Account): boolean {
-  if (turnMs === null) return false;
+  if (turnMs === null || account.overMs < CREDIT_MS) return false;
   const nowMs = performance.now();
-  return nowMs - turnMs > TURN_MS && overNow(account, nowMs) >= CREDIT_MS;
+  return nowMs - turnMs > TURN_MS && overAt(account, nowMs) >= CREDIT_MS;
 }

@@ -28,11 +28,10 @@ const floors: Record<string, string[][]> = {
       "history",
       "openrpc",
       "slices",
-      "shares",
       "job",
       "reserve",
     ],
-    ["unix", "files", "users", "procfs", "pidfd", "tag", "rpc", "records"],
+    ["unix", "files", "users", "procfs", "pidfd", "tag", "rpc", "records", "shares"],
     [
       "listen",
       "systemd",
