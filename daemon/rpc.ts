@@ -206,8 +206,20 @@ function stringify(
 ): string | null {
   if (response === null) return null;
   try {
-    return JSON.stringify(response);
+    if (response.error !== undefined) return JSON.stringify(response);
+    const { id, result } = response;
+    return `{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":${resultText(result)}}`;
   } catch (error) {
     return JSON.stringify(errorResponse(response.id, error, unforeseen));
   }
+}
+
+let last = { result: undefined as unknown, text: "null" };
+
+/** Whoever asks the same in one turn is told one and the same result, which then is put into words once. */
+function resultText(result: unknown): string {
+  if (result === last.result) return last.text;
+  const text = JSON.stringify(result);
+  if (text.length <= LONG_CHARS) last = { result, text };
+  return text;
 }

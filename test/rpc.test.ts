@@ -32,7 +32,9 @@ const calls: Record<string, Call<null>> = {
     throw new Error("secret path /etc/shadow");
   },
   unprintable: () => 1n,
+  same: () => same,
 };
+const same = { one: "result" };
 
 async function serveExamples(scene: Scene, unforeseen: unknown[] = []) {
   const path = join(scene.folder, "s");
@@ -169,6 +171,19 @@ for (const [name, sent, expected] of examples) {
     );
   });
 }
+
+scenario("a result that several are told comes to each under their id", async (scene) => {
+  const raw = await serveExamples(scene);
+  for (const [method, id, value] of [
+    ["same", 1, same],
+    ["same", 'two "2"', same],
+    ["get_data", 3, ["hello", 5]],
+    ["update", 4, null],
+    ["same", null, same],
+  ] as const) {
+    equal(await raw.ask({ jsonrpc: "2.0", method, id }), result(value, id));
+  }
+});
 
 scenario("a batch may hold its limit of calls and not one more", async (scene) => {
   const raw = await serveExamples(scene);
