@@ -99,7 +99,7 @@ async function findLeader(table: Table, entry: Entry, kept: number | null): Prom
     pid,
     (held) => isSame(identity, pid, held) && (isProof || bearsOwn(table, entry, pid)),
   );
-  return pidfd === null ? departed(pid, { by: "unknown" }) : holdAdopted(pid, pidfd);
+  return pidfd === null ? departed(pid) : holdAdopted(pid, pidfd);
 }
 
 /** It was to be started, and perhaps was: whoever bears its signs is of it, the oldest is its leader. */

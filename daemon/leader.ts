@@ -48,10 +48,11 @@ export function holdAdopted(pid: number, pidfd: number): Leader {
   return leader;
 }
 
-/** A leader that had ended before anybody could hold it. */
-export function departed(pid: number, exit: Exit): Leader {
-  const { leader } = createLeader(pid, -1, () => undefined);
-  return { ...leader, exit, exited: Promise.resolve() };
+/** A leader that had ended before anybody could hold it: how, nobody can know. */
+export function departed(pid: number): Leader {
+  const { leader, end } = createLeader(pid, -1, () => undefined);
+  end(null);
+  return leader;
 }
 
 function createLeader(
@@ -75,7 +76,8 @@ function createLeader(
     },
   };
   const end = (ended: Ended | null) => {
-    leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE;
+    // Unreaped after the look: so it was this very process that was looked at.
+    leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE && isUnreaped(pidfd);
     leader.exit = exitOf(ended);
     report();
   };

@@ -65,7 +65,7 @@ async function spareListed(scene: Scene): Promise<void> {
   for (const [name, text] of Object.entries(files)) {
     writeFileSync(join(scene.folder, `cgroup.${name}`), text);
   }
-  const tree = holdCgroupAgain(departed(pid, { by: "unknown" }), scene.folder, "p0123456789ab");
+  const tree = holdCgroupAgain(departed(pid), scene.folder, "p0123456789ab");
   const reach = await tree?.signal("SIGKILL", "SIGCONT");
   equal(reach, { found: [pid], reached: 0, refused: [] });
   is(isAlive(pid), true);
