@@ -41,25 +41,28 @@ export async function list(
   params: Checked<"list">,
   viewer: Viewer,
 ): Promise<Result<"list">> {
-  if (params.after !== undefined) find(table, { id: params.after }, viewer);
+  await turn();
   const processes: Process[] = [];
-  let begun = params.after === undefined;
   let bytes = 0;
   const slice = createSlices();
-  await turn();
-  for (const entry of table.entries.values()) {
+  for (const entry of entriesAfter(table, params.after, viewer)) {
     await slice();
-    if (begun && controls(viewer, entry.spec.owner.uid) && isListed(entry, params)) {
-      const process = describe(entry);
-      bytes += JSON.stringify(process).length;
-      if (bytes > PAGE_BYTES && processes.length > 0) {
-        return { processes, next: processes.at(-1)?.id ?? null };
-      }
-      processes.push(process);
+    if (!controls(viewer, entry.spec.owner.uid) || !isListed(entry, params)) continue;
+    const process = describe(entry);
+    bytes += JSON.stringify(process).length;
+    if (bytes > PAGE_BYTES && processes.length > 0) {
+      return { processes, next: processes.at(-1)?.id ?? null };
     }
-    begun ||= entry.id === params.after;
+    processes.push(process);
   }
   return { processes, next: null };
+}
+
+/** As they are now: while a page is made, any of them may be forgotten, and others begin. */
+function entriesAfter(table: Table, after: string | undefined, viewer: Viewer): Entry[] {
+  const entries = [...table.entries.values()];
+  if (after === undefined) return entries;
+  return entries.slice(entries.indexOf(find(table, { id: after }, viewer)) + 1);
 }
 
 function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boolean {

@@ -141,6 +141,30 @@ scenario("a list longer than a line comes in pages that leave nothing out", asyn
   );
 });
 
+scenario("a page after one that is forgotten meanwhile is no empty last page", async (scene) => {
+  const config = join(scene.folder, "config.json");
+  writeFileSync(config, JSON.stringify({ historyCount: 1 }));
+  const daemon = await startDaemon(scene, { args: ["--config", config] });
+  const client = await daemon.connect();
+  // They come first, so that the page has to wait.
+  const others = await Promise.all(Array.from({ length: 5 }, () => daemon.connect()));
+  for (let round = 0; round < 5; round++) {
+    const { id } = await client.spawn({ command: ["true"] });
+    await client.wait({ id });
+    const alive = await client.spawn({ command: ["sleep", "1000"] });
+    const lists = others.map((other) => other.list({ all: true }));
+    const page = client.list({ all: true, after: id }).then(
+      ({ processes }) => processes[0]?.id,
+      ({ kind }: Refusal) => kind,
+    );
+    is(await kindOf(client.spawn({ command: ["/missing"] })), "spawn_failed");
+    const told = await page;
+    ok(told === alive.id || told === "process_not_found", told);
+    is(await kindOf(client.status({ id })), "process_not_found");
+    await Promise.all(lists);
+  }
+});
+
 scenario("wait answers at the end, or when its time is over", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
