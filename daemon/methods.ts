@@ -24,7 +24,7 @@ import type { Call } from "./rpc.js";
 import { turn } from "./slices.js";
 import { type Behalf, spawn } from "./spawn.js";
 import { isFinal } from "./state.js";
-import { countStrays, strays } from "./strays.js";
+import { countStrays, createLookout, type Lookout, strays } from "./strays.js";
 import { pause, resume, sendSignal, terminate } from "./supervisor.js";
 import { find, type Table } from "./table.js";
 import type { Sampler } from "./usage.js";
@@ -48,6 +48,7 @@ type Handlers = {
 
 function createHandlers(house: House): Handlers {
   const { table, feed, sampler } = house;
+  const lookout = createLookout(table);
   return {
     spawn: (params, { behalf }) => spawn(table, params, behalf),
     terminate: (params, { behalf }) => terminate(table, params, behalf.viewer),
@@ -65,8 +66,8 @@ function createHandlers(house: House): Handlers {
     unsubscribe: ({ subscription }, { listener }) => ({
       unsubscribed: unsubscribe(feed, listener, subscription),
     }),
-    strays: (params, { behalf }) => strays(table, params, behalf.viewer),
-    info: (_, { behalf }) => info(house, behalf.viewer),
+    strays: (params, { behalf }) => strays(lookout, params, behalf.viewer),
+    info: (_, { behalf }) => info(house, lookout, behalf.viewer),
     "rpc.discover": () => turn().then(() => describeContract(house.version)),
   };
 }
@@ -112,7 +113,11 @@ async function listen(
   return { subscription };
 }
 
-async function info({ table, version, features }: House, viewer: Viewer): Promise<Result<"info">> {
+async function info(
+  { table, version, features }: House,
+  lookout: Lookout,
+  viewer: Viewer,
+): Promise<Result<"info">> {
   return {
     version,
     wire: WIRE_VERSION,
@@ -121,7 +126,7 @@ async function info({ table, version, features }: House, viewer: Viewer): Promis
     containment: table.containing.kind,
     kernel: { release: release(), ...features },
     counts: counts(table, viewer),
-    strays: await countStrays(table, viewer),
+    strays: await countStrays(lookout, viewer),
     limits: { ...limits, ...table.history.bounds, outputBytes: table.output.capBytes },
   };
 }

@@ -15,6 +15,13 @@ import { isTagged } from "./tag.js";
 /** What is known of processes that are no strays, and of the signs that ours bear. */
 export type Known = Pick<Table, "containing" | "entries" | "tags" | "socket">;
 
+/** Looks for all there are; callers of one moment, whoever they are, share a look. */
+export type Lookout = () => Promise<Found[]>;
+
+export function createLookout(table: Known): Lookout {
+  return shared(() => findAll(table));
+}
+
 /** How long strays get to end by themselves, unless the call says otherwise. */
 const GRACE_MS = 10_000;
 
@@ -25,11 +32,11 @@ type Found = Seen & Pick<Stray, "id" | "by">;
  * `termination_failed` with whoever outlived it.
  */
 export async function strays(
-  table: Known,
+  lookout: Lookout,
   params: Checked<"strays">,
   viewer: Sight,
 ): Promise<Result<"strays">> {
-  const find = () => findStrays(table, viewer);
+  const find = () => findStrays(lookout, viewer);
   const found = (await find()).map(describe);
   if (!params.end || found.length === 0) return { strays: found, ended: 0 };
   const tree = holdFound({ find, leader: null, tag: null, uid: null });
@@ -45,23 +52,14 @@ export async function strays(
 }
 
 /** How many there are now. */
-export async function countStrays(table: Known, viewer: Sight): Promise<number> {
-  return (await findStrays(table, viewer)).length;
+export async function countStrays(lookout: Lookout, viewer: Sight): Promise<number> {
+  return (await findStrays(lookout, viewer)).length;
 }
 
-/** Of those that run as the viewer, or of all. */
-async function findStrays(table: Known, viewer: Sight): Promise<Found[]> {
-  const found = await look(table);
-  return found.filter(({ pid }) => viewer.isAdmin || uidOf(pid) === viewer.uid);
-}
-
-/** One look serves all who asked before it began, whoever they are. */
-const looks = new WeakMap<Known, () => Promise<Found[]>>();
-
-function look(table: Known): Promise<Found[]> {
-  const known = looks.get(table) ?? shared(() => findAll(table));
-  looks.set(table, known);
-  return known();
+/** Of those that run as the viewer, or of all: whoever still lives, now that the viewer is told. */
+async function findStrays(lookout: Lookout, viewer: Sight): Promise<Found[]> {
+  const isSeen = ({ pid }: Found) => viewer.isAdmin || uidOf(pid) === viewer.uid;
+  return (await lookout()).filter((found) => isSeen(found) && isStillLiving(found));
 }
 
 async function findAll(table: Known): Promise<Found[]> {
@@ -74,7 +72,7 @@ async function findAll(table: Known): Promise<Found[]> {
     await slice();
     if (members.has(one.pid)) continue;
     const claim = claimOf(table, lodgers, one);
-    if (claim !== null && isStillLiving(one)) found.push({ ...one, ...claim });
+    if (claim !== null) found.push({ ...one, ...claim });
   }
   return found;
 }

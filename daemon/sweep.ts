@@ -12,7 +12,7 @@ import { isOver } from "./job.js";
 import { CannotStart, claimState } from "./listen.js";
 import type { Log } from "./log.js";
 import type { Settings, Unit } from "./settings.js";
-import { type Known, strays } from "./strays.js";
+import { createLookout, type Known, strays } from "./strays.js";
 import { createTags, type Tags } from "./tag.js";
 
 /** Graces are not known here; with KILL this must fit into half a TimeoutStopSec. */
@@ -27,7 +27,7 @@ export async function sweep(settings: Settings, unit: Unit, log: Log): Promise<b
     if (!(await isOver(unit.result))) return true;
     const known = nobody(settings, createTags(claimState(settings.state)));
     const wish = { end: true, force: false, graceMs: GRACE_MS };
-    const found = await strays(known, wish, seesAll);
+    const found = await strays(createLookout(known), wish, seesAll);
     await known.containing.close();
     if (found.ended > 0) log.warning("swept", { ended: found.ended });
     return true;
