@@ -214,6 +214,7 @@ function stringify(
   }
 }
 
+/** By identity: whoever makes a result anew makes a new object. Nothing long is kept. */
 let last = { result: undefined as unknown, text: "null" };
 
 /** Whoever asks the same in one turn is told one and the same result, which then is put into words once. */

@@ -1,4 +1,5 @@
-// Long work in short slices, so that no call waits for somebody else's.
+// Turns of the event loop: long work goes on in short slices, so that no call waits for somebody else's;
+// what is left for a turn's end; and one run for all who ask in the same moment.
 
 const SLICE_MS = 0.2;
 
