@@ -32,7 +32,9 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
   });
   let turn: Promise<unknown> = Promise.resolve();
   const onClose = (fn: () => void) => {
-    closers.add(fn);
+    // Parts of a batch begin when their client may be long gone: theirs is no other end to wait for.
+    if (socket.closed) queueMicrotask(fn);
+    else closers.add(fn);
     return () => void closers.delete(fn);
   };
   const drained = () =>

@@ -16,7 +16,7 @@ export type Listener = {
   readonly closed: boolean;
   /** False where no event can be sent: an HTTP connection says only what it was asked. */
   readonly takesEvents: boolean;
-  /** Call `fn` once at the end of the connection; the function returned takes that back. */
+  /** Call `fn` once at the end of the connection, soon if that is over; the function returned takes it back. */
   onClose(fn: () => void): () => void;
 };
 

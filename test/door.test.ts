@@ -1,6 +1,6 @@
 // Clients that are slow, greedy, broken or hostile, and those beside them who must not notice.
 
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
@@ -195,6 +195,35 @@ scenario("whoever has had more than a share waits behind who has not", async (sc
   const names = [...journal.matchAll(/"name":"(greedy|modest)/g)].map(([, name]) => name);
   is(names.length, 33);
   ok(names.indexOf("modest") < 6, names.join());
+});
+
+/** What the daemon has asked the kernel to watch. man 5 proc_pid_fdinfo. */
+function watchesOf({ pid }: Daemon): number {
+  const folder = `/proc/${pid}/fdinfo`;
+  const texts = readdirSync(folder).map((fd) => readFileSync(join(folder, fd), "latin1"));
+  return texts.join("").match(/^inotify wd:/gm)?.length ?? 0;
+}
+
+scenario("what a client asks for that is gone by then does not stay", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const watches = watchesOf(daemon);
+  const gone = await daemon.raw();
+  const last = call("spawn", { command: ["true"], name: "last" }, "last");
+  const follow = call("subscribe", { id, output: true });
+  // The first answer tells the daemon that nobody is there, while the batch is under way.
+  process.kill(daemon.pid, "SIGSTOP");
+  gone.write(`${JSON.stringify(call("status", { id }))}\n`);
+  gone.write(`${JSON.stringify([...Array(90).fill(follow), last])}\n`);
+  await new Promise<void>((written) => gone.socket.write("", () => written()));
+  gone.socket.destroy();
+  process.kill(daemon.pid, "SIGCONT");
+  await until("all of it is done", async () => {
+    const { processes } = await client.list({ all: true });
+    return processes.some(({ name }) => name === "last");
+  });
+  await until("nothing is watched for it", () => watchesOf(daemon) <= watches);
 });
 
 scenario("a mebibyte of brackets is refused before it is parsed", async (scene) => {
