@@ -200,8 +200,20 @@ scenario("whoever has had more than a share waits behind who has not", async (sc
 /** What the daemon has asked the kernel to watch. man 5 proc_pid_fdinfo. */
 function watchesOf({ pid }: Daemon): number {
   const folder = `/proc/${pid}/fdinfo`;
-  const texts = readdirSync(folder).map((fd) => readFileSync(join(folder, fd), "latin1"));
-  return texts.join("").match(/^inotify wd:/gm)?.length ?? 0;
+  const textOf = (fd: string) => {
+    try {
+      return readFileSync(join(folder, fd), "latin1");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return ""; // closed meanwhile
+      throw error;
+    }
+  };
+  return (
+    readdirSync(folder)
+      .map(textOf)
+      .join("")
+      .match(/^inotify wd:/gm)?.length ?? 0
+  );
 }
 
 scenario("what a client asks for that is gone by then does not stay", async (scene) => {
@@ -212,10 +224,10 @@ scenario("what a client asks for that is gone by then does not stay", async (sce
   const gone = await daemon.raw();
   const last = call("spawn", { command: ["true"], name: "last" }, "last");
   const follow = call("subscribe", { id, output: true });
-  // The first answer tells the daemon that nobody is there, while the batch is under way.
+  // The first answer tells the daemon that nobody is there, and the batch is still under way.
   process.kill(daemon.pid, "SIGSTOP");
-  gone.write(`${JSON.stringify(call("status", { id }))}\n`);
   gone.write(`${JSON.stringify([...Array(90).fill(follow), last])}\n`);
+  gone.write(`${JSON.stringify(call("status", { id }))}\n`);
   await new Promise<void>((written) => gone.socket.write("", () => written()));
   gone.socket.destroy();
   process.kill(daemon.pid, "SIGCONT");
