@@ -127,7 +127,7 @@ function isOwnGroup(leader: Leader, inside: readonly Seen[]): boolean {
 async function stopTagged(tag: bigint, uid: number | null, stopped: Set<string>): Promise<number> {
   const before = stopped.size;
   const pids = await listProcesses();
-  const slice = createSlices();
+  const slice = createSlices("scans");
   for (const pid of pids) {
     await slice();
     const isOurs = () => readTag(pid) === tag && (uid === null || runsAs(pid, uid));

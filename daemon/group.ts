@@ -6,6 +6,7 @@ import { holdFound } from "./found.js";
 import { reachesGroups, signalGroup } from "./pidfd.js";
 import { isLiving, readStat, runsAs } from "./procfs.js";
 import { type Seen, scan } from "./signs.js";
+import { turn } from "./slices.js";
 import { isTagged, type Tags, tagFor } from "./tag.js";
 
 /** `socket` is the one that the marks of this daemon name. */
@@ -49,6 +50,7 @@ export function holdGroup(tree: Tree): Containment {
   let isReleased = false;
   const find = async () => {
     const all = await scan();
+    await turn("searches"); // many may have asked for this scan
     if (isReleased) return [];
     const found = membersAmong(all, tree, known);
     known = new Map(found.map(({ pid, startTicks }) => [pid, startTicks]));

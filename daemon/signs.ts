@@ -56,7 +56,7 @@ export function see(pid: number): Seen | null {
 export const scan = shared(async () => {
   const found: Seen[] = [];
   const pids = await listProcesses();
-  const slice = createSlices();
+  const slice = createSlices("scans");
   for (const pid of pids) {
     await slice();
     const one = see(pid);

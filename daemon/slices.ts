@@ -3,31 +3,43 @@
 
 const SLICE_MS = 0.2;
 
-/** Whose work goes on in a later turn of the event loop. */
-const waiting: (() => void)[] = [];
+/**
+ * Whose work goes on in a later turn of the event loop: of those who wait in a lane, one in each turn. A
+ * scan that ends depend on has one of its own, and what is made of it too: however many calls wait, and
+ * however many searches, it goes on as fast.
+ */
+const lanes = { calls: [], scans: [], searches: [] } satisfies Record<string, (() => void)[]>;
+
+type Lane = keyof typeof lanes;
+
+const queues: readonly (() => void)[][] = Object.values(lanes);
+let isDue = false;
 
 /**
- * Wait for a turn of the event loop that no other long work has: of those who wait, one goes on in each.
- * However many there are, whoever asks one short thing waits behind one of them.
+ * Wait for a turn of the event loop that no other long work of this lane has. However many there are,
+ * whoever asks one short thing waits behind one of each lane.
  */
-export function turn(): Promise<void> {
+export function turn(lane: Lane = "calls"): Promise<void> {
   return new Promise((goOn) => {
-    waiting.push(goOn);
-    if (waiting.length === 1) setImmediate(release);
+    const queue: (() => void)[] = lanes[lane];
+    queue.push(goOn);
+    if (!isDue) setImmediate(release);
+    isDue = true;
   });
 }
 
 function release(): void {
-  waiting.shift()?.();
-  if (waiting.length > 0) setImmediate(release);
+  for (const queue of queues) queue.shift()?.();
+  isDue = queues.some(({ length }) => length > 0);
+  if (isDue) setImmediate(release);
 }
 
 /** Await the function returned once a step: it lets everybody else have a turn every SLICE_MS. */
-export function createSlices(): () => Promise<void> | undefined {
+export function createSlices(lane?: Lane): () => Promise<void> | undefined {
   let endMs = performance.now() + SLICE_MS;
   return () => {
     if (performance.now() < endMs) return undefined;
-    return turn().then(() => {
+    return turn(lane).then(() => {
       endMs = performance.now() + SLICE_MS;
     });
   };
@@ -54,9 +66,9 @@ export function shared<T>(run: () => Promise<T>): () => Promise<T> {
   let next: Promise<T> | null = null;
   return () => {
     next ??= begun.then(() => {
+      next = null;
       const current = run();
       begun = current.catch(() => undefined);
-      next = null;
       return current;
     });
     return next;

@@ -7,7 +7,7 @@ import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
 import { commandLine, isLiving, readStat, uidOf } from "./procfs.js";
 import { type Seen, scan } from "./signs.js";
-import { createSlices, shared } from "./slices.js";
+import { createSlices, shared, turn } from "./slices.js";
 import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";
 import { isTagged } from "./tag.js";
@@ -58,15 +58,22 @@ export async function countStrays(lookout: Lookout, viewer: Sight): Promise<numb
 
 /** Of those that run as the viewer, or of all: whoever still lives, now that the viewer is told. */
 async function findStrays(lookout: Lookout, viewer: Sight): Promise<Found[]> {
-  const isSeen = ({ pid }: Found) => viewer.isAdmin || uidOf(pid) === viewer.uid;
-  return (await lookout()).filter((found) => isSeen(found) && isStillLiving(found));
+  const all = await lookout();
+  await turn(); // many may have shared it
+  const slice = createSlices();
+  const seen: Found[] = [];
+  for (const one of all) {
+    await slice();
+    if ((viewer.isAdmin || uidOf(one.pid) === viewer.uid) && isStillLiving(one)) seen.push(one);
+  }
+  return seen;
 }
 
 async function findAll(table: Known): Promise<Found[]> {
   const all = await scan();
   const lodgers = await strayLodgers(table);
   const members = await knownMembers(table);
-  const slice = createSlices();
+  const slice = createSlices("scans");
   const found: Found[] = [];
   for (const one of all) {
     await slice();
@@ -92,7 +99,7 @@ function claimOf(
 /** Who lives in the rooms of processes that are over, or were never known: number -> id. */
 async function strayLodgers({ containing, entries }: Known): Promise<Map<number, string>> {
   const lodgers = new Map<number, string>();
-  const slice = createSlices();
+  const slice = createSlices("scans");
   for (const id of containing.rooms()) {
     await slice();
     if (entries.get(id)?.tree) continue;
@@ -102,12 +109,18 @@ async function strayLodgers({ containing, entries }: Known): Promise<Map<number,
 }
 
 async function knownMembers(table: Known): Promise<Set<number>> {
-  const pids = new Set<number>([process.pid]);
-  const slice = createSlices();
-  // All trees are noted first: while one is asked, others may end.
+  const slice = createSlices("scans");
+  const answers: Promise<[PromiseSettledResult<number[]>]>[] = [];
+  // All trees are noted first: while one is asked, others may end. And all are asked before the first has
+  // answered: where that takes a scan, they share it.
   for (const tree of [...table.entries.values()].filter(hasTree).map((entry) => entry.tree)) {
     await slice();
-    for (const pid of await tree.members()) pids.add(pid);
+    answers.push(Promise.allSettled([tree.members()]));
+  }
+  const pids = new Set<number>([process.pid]);
+  for (const [answer] of await Promise.all(answers)) {
+    if (answer.status === "rejected") throw answer.reason;
+    for (const pid of answer.value) pids.add(pid);
   }
   return pids;
 }
