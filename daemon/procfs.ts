@@ -196,7 +196,7 @@ export function isShown(pid: number): boolean {
 }
 
 /** The effective user of a process; null when it is gone. */
-export function uidOf(pid: number): number | null {
+function uidOf(pid: number): number | null {
   return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? null;
 }
 

@@ -5,7 +5,7 @@ import { type Checked, Refusal, type Result, type Stray } from "../client/wire.j
 import type { Sight } from "./access.js";
 import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
-import { commandLine, isLiving, readStat, uidOf } from "./procfs.js";
+import { commandLine, isLiving, readStat, runsAs } from "./procfs.js";
 import { type Seen, scan } from "./signs.js";
 import { createSlices, shared, turn } from "./slices.js";
 import { survivalText } from "./supervisor.js";
@@ -64,7 +64,7 @@ async function findStrays(lookout: Lookout, viewer: Sight): Promise<Found[]> {
   const seen: Found[] = [];
   for (const one of all) {
     await slice();
-    if ((viewer.isAdmin || uidOf(one.pid) === viewer.uid) && isStillLiving(one)) seen.push(one);
+    if ((viewer.isAdmin || runsAs(one.pid, viewer.uid)) && isStillLiving(one)) seen.push(one);
   }
   return seen;
 }

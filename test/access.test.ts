@@ -175,9 +175,14 @@ async function start({ ask }: Voice): Promise<number> {
 }
 
 /** Somebody's process that bears this daemon's mark and belongs to nothing that it knows. */
-function leaveStray(scene: Scene, { socket }: Daemon, person: Person): number {
+function leaveStray(scene: Scene, daemon: Daemon, person: Person): number {
   const user = people[person];
-  const argv = ["--reuid", user, "--regid", groupOf(user), "--init-groups", "sleep", "1000"];
+  return leaveMarked(scene, daemon, ["--reuid", user, "--regid", groupOf(user), "--init-groups"]);
+}
+
+/** The same, as whoever `setpriv` makes it. */
+function leaveMarked(scene: Scene, { socket }: Daemon, as: string[]): number {
+  const argv = [...as, "sleep", "1000"];
   const env = { PATH: process.env["PATH"] ?? "", PROCSUP_ID: "p1", PROCSUP_SOCKET: socket };
   const stray = spawn("setpriv", argv, { env, stdio: "ignore" });
   scene.after(() => void stray.kill("SIGKILL"));
@@ -291,6 +296,8 @@ function play(containment: string): void {
       pids[caller] = await start(voice);
       strays[caller] = leaveStray(scene, daemon, caller);
     }
+    // Of root, acting as the member: whose it is, the real user says.
+    const acting = leaveMarked(scene, daemon, ["--ruid", people.root, "--euid", people.member]);
     for (const { caller } of cells) {
       const uid = Number(output(["id", "-u", people[caller]]));
       await until("the stray is theirs", () => statSync(`/proc/${strays[caller]}`).uid === uid);
@@ -299,22 +306,28 @@ function play(containment: string): void {
         () => output(["ps", "-o", "comm=", "-p", `${strays[caller]}`]) === "sleep\n",
       );
     }
+    await until("it acts as the member", () => {
+      return statSync(`/proc/${acting}`).uid === Number(output(["id", "-u", people.member]));
+    });
     for (const { door, caller, voice } of cells) {
+      const ordered = (numbers: number[]) => numbers.sort((a, b) => a - b);
       const seen = (all: Record<Caller, number>) =>
-        mayTouch[caller].map((whose) => all[whose]).sort((a, b) => a - b);
+        ordered(mayTouch[caller].map((whose) => all[whose]));
       const who = `${caller} over ${door}`;
       equal(numbersOf("processes", await voice.ask("list")), seen(pids), `${who}, list`);
-      equal(numbersOf("strays", await voice.ask("strays")), seen(strays), `${who}, strays`);
+      const others = mayTouch[caller].includes("root") ? [acting] : [];
+      const seenStrays = ordered([...seen(strays), ...others]);
+      equal(numbersOf("strays", await voice.ask("strays")), seenStrays, `${who}, strays`);
       const { result = {} } = await voice.ask("info");
       const { running } = result["counts"] as Record<string, number>;
       const told = [running, result["strays"]];
-      equal(told, [seen(pids).length, seen(strays).length], `${who}, info`);
+      equal(told, [seen(pids).length, seenStrays.length], `${who}, info`);
     }
     const member = cells.find(({ caller, door }) => caller === "member" && door === "http");
     is((await member?.voice.ask("strays", { end: true, force: true }))?.result?.["ended"], 1);
     equal(
-      callers.map((caller) => isAlive(strays[caller])),
-      [true, true, false, true],
+      [...callers.map((caller) => isAlive(strays[caller])), isAlive(acting)],
+      [true, true, false, true, true],
     );
   });
 
