@@ -3,7 +3,7 @@
 
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import type { Event, Refusal } from "../client/wire.js";
+import { type Event, Refusal } from "../client/wire.js";
 import type { Listener } from "./feed.js";
 
 /** A way in, for those whose first bytes are in its language. */
@@ -63,7 +63,10 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
     writable,
     notify: (event) => socket.destroyed || notify === null || notify(event),
     inTurn(job) {
-      const mine = turn.then(writable).then(job);
+      const mine = turn.then(writable).then(() => {
+        if (socket.destroyed) throw new Refusal("invalid_request", "The connection has ended");
+        return job();
+      });
       turn = mine.catch(() => undefined); // whoever asked gets the error; the next one just goes on
       return mine;
     },

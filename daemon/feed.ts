@@ -11,7 +11,10 @@ export type Listener = {
   notify(event: Event): boolean;
   /** Resolves when events are taken again, or when the connection has ended. */
   writable(): Promise<void>;
-  /** Run jobs with large answers one at a time, each only once the last answer was taken. */
+  /**
+   * Run jobs that are long or have large answers one at a time, each only once the last answer was taken.
+   * Refusal: `invalid_request`, told to nobody, once the connection has ended.
+   */
   inTurn<T>(job: () => Promise<T>): Promise<T>;
   readonly closed: boolean;
   /** False where no event can be sent: an HTTP connection says only what it was asked. */

@@ -66,9 +66,13 @@ function createHandlers(house: House): Handlers {
     unsubscribe: ({ subscription }, { listener }) => ({
       unsubscribed: unsubscribe(feed, listener, subscription),
     }),
-    strays: (params, { behalf }) => strays(lookout, params, behalf.viewer),
-    info: (_, { behalf }) => info(house, lookout, behalf.viewer),
-    "rpc.discover": () => turn().then(() => describeContract(house.version)),
+    strays: (params, { listener, behalf }) => {
+      const work = () => strays(lookout, params, behalf.viewer);
+      return params.end ? work() : listener.inTurn(work); // to end them no reader is waited for
+    },
+    info: (_, { listener, behalf }) => listener.inTurn(() => info(house, lookout, behalf.viewer)),
+    "rpc.discover": (_, { listener }) =>
+      listener.inTurn(() => turn().then(() => describeContract(house.version))),
   };
 }
 
