@@ -43,13 +43,15 @@ export function createAnswer<C>(
     if (message.length === 0 || message.length > limits.batchCalls) {
       return JSON.stringify(protocolError("invalid_request", null));
     }
-    const parts: PromiseLike<JSONRPCResponse | null>[] = [];
-    for (const part of message) {
+    const batch = createBatch(unforeseen);
+    const parts: PromiseLike<void>[] = [];
+    for (const [at, part] of message.entries()) {
       // A hundred spawns in one turn of the event loop would keep everybody else waiting for seconds.
-      if (parts.length > 0) await turn();
-      parts.push(one(part, caller));
+      if (at > 0) await turn();
+      parts.push(one(part, caller).then((response) => batch.put(at, response)));
     }
-    return joinBatch(await Promise.all(parts), unforeseen);
+    await Promise.all(parts);
+    return batch.text();
   };
 }
 
@@ -122,16 +124,19 @@ function unreadable(refusal: Refusal): JSONRPCErrorResponse {
 /** An answer that took long to write out. */
 const LONG_CHARS = 16 * 1024;
 
-/** One line, so within the limit of a line: what does not fit is refused, part by part. */
-async function joinBatch(
-  parts: (JSONRPCResponse | null)[],
-  unforeseen: (error: unknown) => string,
-): Promise<string | null> {
+/**
+ * The answer to a batch, of the answers to its parts. One line, so within the limit of a line: what does
+ * not fit is refused, part by part. Each is put into words as it comes, so that no more than that is held
+ * while others are awaited.
+ */
+function createBatch(unforeseen: (error: unknown) => string) {
   const texts: string[] = [];
   let chars = 2;
-  for (const part of parts) {
+  let last = Promise.resolve();
+
+  async function put(at: number, part: JSONRPCResponse | null): Promise<void> {
     let text = stringify(part, unforeseen);
-    if (part === null || text === null) continue;
+    if (part === null || text === null) return;
     if (text.length > LONG_CHARS) await turn();
     if (chars + text.length > limits.lineBytes) {
       const message = "The answers of this batch are longer than one line may be: call it alone";
@@ -139,9 +144,21 @@ async function joinBatch(
       text = JSON.stringify(refusalResponse(part.id, refusal));
     }
     chars += text.length + 1;
-    texts.push(text);
+    texts[at] = text;
   }
-  return texts.length === 0 ? null : `[${texts.join(",")}]`;
+
+  return {
+    /** The answer to the part `at`; null when none is due. Long ones that come together take turns. */
+    put(at: number, part: JSONRPCResponse | null): Promise<void> {
+      last = last.then(() => put(at, part));
+      return last;
+    },
+    /** In the order of the parts; null when no answer is due. */
+    text(): string | null {
+      const due = texts.filter(() => true); // without the holes
+      return due.length === 0 ? null : `[${due.join(",")}]`;
+    },
+  };
 }
 
 /** Section 4: a request, or a notification when it has no id. */

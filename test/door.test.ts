@@ -8,10 +8,10 @@ import { limits } from "../client/wire.js";
 import { call, type Daemon, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { scenario, until, within } from "./scenario.js";
 
-function rssMib({ pid }: Daemon): number {
-  return (
-    Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]) / 1024
-  );
+/** Resident memory, now or at its peak. man 5 proc_pid_status. */
+function rssMib({ pid }: Daemon, at: "VmRSS" | "VmHWM" = "VmRSS"): number {
+  const status = readFileSync(`/proc/${pid}/status`, "latin1");
+  return Number(new RegExp(`${at}:\\s+(\\d+) kB`).exec(status)?.[1]) / 1024;
 }
 
 const info = `${JSON.stringify(call("info"))}\n`;
@@ -271,6 +271,21 @@ scenario("a batch whose answers outgrow a line is refused part by part", async (
   ok(replies.some(({ error }) => error?.code === -32006));
   ok(replies.some(({ error }) => error === undefined));
   ok(JSON.stringify(replies).length <= limits.lineBytes);
+});
+
+scenario("of a batch no more is held than fits into its answer", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["head", "-c", `${limits.logBytes}`, "/dev/zero"] });
+  await client.wait({ id });
+  const raw = await daemon.raw();
+  const parts = Array.from({ length: limits.batchCalls }, (_, n) => call("logs", { id }, n));
+  const before = rssMib(daemon);
+  // Kept until the last is there they would be 125 MiB, and be put into words with all of them at hand.
+  raw.write(`${JSON.stringify(parts)}\n`.repeat(10));
+  for (let batch = 0; batch < 10; batch++) await raw.next();
+  const grownMib = rssMib(daemon, "VmHWM") - before;
+  ok(grownMib < 150, `${grownMib} MiB`);
 });
 
 scenario("a reader that does not read is held back, and memory stays flat", async (scene) => {
