@@ -47,7 +47,8 @@ export function createHttpDoor<C>(
     const connection = connections.get(request.socket);
     if (connection === undefined) return;
     const respond: Respond = async (asked) => {
-      await ownTurn(connection);
+      // Whoever has had a share waits, and what comes behind it on its connection too: they keep their order.
+      if (connection.waiting > 0 || isToWait(connection.account)) await ownTurn(connection);
       const beganMs = beginCall();
       const reply = routes(asked, connection.caller);
       charge(connection.account, beganMs);
@@ -125,9 +126,7 @@ async function serveRequest<C>(
   send(response, isLast ? { ...reply, last: true } : reply);
 }
 
-/** Whoever has had a share waits, and what comes behind it on its connection too: they keep their order. */
 async function ownTurn<C>(connection: Connection<C>): Promise<void> {
-  if (connection.waiting === 0 && !isToWait(connection.account)) return;
   connection.waiting += 1;
   await turn();
   connection.waiting -= 1;

@@ -13,6 +13,7 @@ import { peerOf } from "../daemon/caller.js";
 import { createLineDoor } from "../daemon/door.js";
 import { createHttpDoor } from "../daemon/http.js";
 import { type Call, createAnswer } from "../daemon/rpc.js";
+import { turn } from "../daemon/slices.js";
 import { freeze, noFreezer } from "./cage.js";
 import { call, openRaw, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { ask, curl, json, noCurl, openWire, post, type Response, requestText } from "./http.js";
@@ -465,6 +466,28 @@ scenario("who says nothing is closed in time, who said one byte is not", async (
   const silent = await openWire(scene, socket);
   equal(await silent.rest(), []);
   is((await line.ask(call("nothing"))).error?.code, -32601);
+});
+
+scenario("requests of a connection that has to wait its turn keep their order", async (scene) => {
+  const order: unknown[] = [];
+  const { socket } = await serveShort(scene, {
+    // It takes more than a share, and fills the turns that come.
+    greedy: () => {
+      const untilMs = performance.now() + 5;
+      while (performance.now() < untilMs);
+      for (let turns = 0; turns < 5_000; turns++) void turn();
+      return "done";
+    },
+    note: (params) => order.push(params),
+  });
+  const wire = await openWire(scene, socket);
+  const rpc = (method: string, params: object = {}) =>
+    requestText("POST /rpc", JSON.stringify(call(method, params)));
+  wire.socket.write(rpc("greedy") + rpc("note", { n: 1 }));
+  is((await wire.next()).status, 200);
+  wire.socket.write(rpc("note", { n: 2 }));
+  for (let answers = 0; answers < 2; answers++) is((await wire.next()).status, 200);
+  equal(order, [{ n: 1 }, { n: 2 }]);
 });
 
 scenario("a head and a body that trickle are answered 408", async (scene) => {
