@@ -114,14 +114,12 @@ function read(connection: Connection, isOwnTurn = false): void {
       return;
     }
     if (isToWait(account) && !(isOwnTurn && lines === 0)) break;
+    const beganMs = beginCall();
     const line = reader.next();
     switch (line.at) {
-      case "line": {
-        const beganMs = beginCall();
+      case "line":
         take(connection, line.text);
-        charge(account, beganMs);
         break;
-      }
       case "notUtf8":
         reply(connection, JSON.stringify(protocolError("parse_error", null)));
         break;
@@ -132,6 +130,7 @@ function read(connection: Connection, isOwnTurn = false): void {
         readOn(connection);
         return;
     }
+    charge(account, beganMs);
   }
   connection.reading = true;
   socket.pause();
