@@ -36,8 +36,8 @@ export function holdChild(pid: number): Leader {
 
 /**
  * Hold a leader that is no child of ours. `pidfd` belongs to it from now on; when that was kept for us
- * while no daemon lived, it tells the end also of one that was reaped meanwhile. Who has ended already
- * has ended at once: a zombie is not alive for a moment more.
+ * while no daemon lived, it tells the end also of one that was reaped meanwhile. Who has ended already,
+ * and shows it, has ended at once: a zombie is not alive for a moment more.
  */
 export function holdAdopted(pid: number, pidfd: number): Leader {
   const { leader, end } = createLeader(pid, pidfd, () => close());
@@ -88,8 +88,9 @@ function createLeader(
 const LONGEST_PAUSE_MS = 200;
 
 /**
- * How a process ended that is not our child: null when it has not, `ended` null when the kernel tells
- * nobody any more. A zombie shows it in /proc, to its own user; once reaped, the pidfd tells it.
+ * How a process ended that is not our child: null when it has not, or nothing shows it yet; `ended`
+ * null when the kernel tells nobody any more. A zombie shows it in /proc, to its own user; once reaped, the
+ * pidfd tells it.
  */
 function lookAtEnd({ pid, pidfd }: Leader): { ended: Ended | null } | null {
   const stat = isShown(pid) ? readStat(pid) : null;
