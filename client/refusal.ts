@@ -28,6 +28,10 @@ export const limits = {
   requestMs: 30_000,
   /** Milliseconds from one HTTP answer to the end of the next request's head. */
   idleMs: 60_000,
+  /** Faults of one program (answers with JSON-RPC's own errors) in a second; past them it is kept waiting. */
+  faultsPerSecond: 50,
+  /** So many at once, if it had none before. */
+  faultsAtOnce: 100,
   /** Subscriptions of one connection. */
   subscriptions: 64,
   /** Bytes queued for a reader that does not read before its events are dropped and counted. */

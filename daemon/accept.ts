@@ -3,13 +3,10 @@
 
 import type { Server, Socket } from "node:net";
 import { type Limits, limits, Refusal } from "../client/wire.js";
-import type { Door } from "./connection.js";
-import type { Listener } from "./feed.js";
+import type { Door, Visitor } from "./connection.js";
 
-/** Who has connected, as the kernel has it; `callerOf` makes what methods are given, once a door is open. */
-export type Guest<C> =
-  | { readonly refusal: Refusal }
-  | { readonly uid: number; callerOf(listener: Listener): C };
+/** Who has connected, as the kernel has it, or why nobody is let in. */
+export type Guest<C> = { readonly refusal: Refusal } | Visitor<C>;
 
 export type Doors<C> = { readonly line: Door<C>; readonly http: Door<C> };
 
@@ -25,7 +22,7 @@ const TURNED_AWAY_MS = 100;
 const TURNED_AWAY = 64;
 
 /**
- * Serve `server`'s connections. The function returned ends them all once their replies are written,
+ * Serve the connections of `server`, which is told to pause them. The function returned ends them all once their replies are written,
  * or after `graceMs`.
  */
 export function serve<C>(
@@ -56,11 +53,16 @@ export function serve<C>(
       return;
     }
     enter(inside, socket, guest.uid);
-    const callerOf = (listener: Listener) => guest.callerOf(listener);
-    awaitFirst(socket, bounds.firstByteMs, (first) => {
-      if (first === null) socket.destroy();
-      else inside.finishers.set(socket, doorFor(doors, first).open(socket, first, callerOf));
-    });
+    const listen = () => {
+      if (socket.destroyed) return;
+      awaitFirst(socket, bounds.firstByteMs, (first) => {
+        if (first === null) socket.destroy();
+        else inside.finishers.set(socket, doorFor(doors, first).open(socket, first, guest));
+      });
+    };
+    // What it says is read later, its end included.
+    if (guest.patience.isOver()) void guest.patience.again().then(listen);
+    else listen();
   });
   return (graceMs) => closeAll(inside, graceMs);
 }
@@ -105,6 +107,7 @@ function awaitFirst(socket: Socket, withinMs: number, then: (first: Buffer | nul
   const silent = () => done(null);
   const timer = setTimeout(silent, withinMs);
   socket.on("data", done).on("end", silent).on("close", silent);
+  socket.resume();
 }
 
 async function closeAll({ finishers }: Inside, graceMs: number): Promise<void> {

@@ -5,14 +5,24 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { type Event, Refusal } from "../client/wire.js";
 import type { Listener } from "./feed.js";
+import type { Patience } from "./patience.js";
+
+/** Who is at the other end of a connection. */
+export type Visitor<C> = {
+  readonly uid: number;
+  /** Shared by all connections of its program. */
+  readonly patience: Patience;
+  /** What methods are given of it; called once. */
+  callerOf(listener: Listener): C;
+};
 
 /** A way in, for those whose first bytes are in its language. */
 export type Door<C> = {
   /**
-   * Take a connection over, its first bytes in hand. `callerOf` makes what methods are given of it,
-   * once. The function returned ends the connection as soon as what was asked is answered.
+   * Take a connection over, its first bytes in hand. The function returned ends it as soon as what was
+   * asked is answered.
    */
-  open(socket: Socket, first: Buffer, callerOf: (listener: Listener) => C): () => void;
+  open(socket: Socket, first: Buffer, visitor: Visitor<C>): () => void;
   /** Say no, and close. */
   refuse(socket: Socket, refusal: Refusal): void;
 };

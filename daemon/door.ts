@@ -7,14 +7,16 @@ import { createLineReader, type LineReader } from "../client/lines.js";
 import { limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
-import { type Answer, protocolError, refusalResponse } from "./rpc.js";
+import type { Patience } from "./patience.js";
+import { type Answer, type Answered, protocolError, refusalResponse } from "./rpc.js";
 import { type Account, beginCall, charge, isToWait, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection = {
   readonly socket: Socket;
   readonly reader: LineReader;
-  readonly answerLine: (text: string) => Promise<string | null>;
+  readonly answerLine: (text: string) => Promise<Answered>;
+  readonly patience: Patience;
   /** Lines to be written at the end of this turn. */
   outgoing: string;
   callsInFlight: number;
@@ -33,8 +35,8 @@ const LINES_A_TURN = 4;
 /** The door for whoever writes lines of JSON-RPC, answered by `answer`. */
 export function createLineDoor<C>(answer: Answer<C>): Door<C> {
   return {
-    open(socket, first, callerOf) {
-      const connection = connect(socket, (listener) => {
+    open(socket, first, { patience, callerOf }) {
+      const connection = connect(socket, patience, (listener) => {
         const caller = callerOf(listener);
         return (text) => answer(text, caller);
       });
@@ -54,10 +56,12 @@ function refusalLine(refusal: Refusal): string {
 
 function connect(
   socket: Socket,
+  patience: Patience,
   answering: (listener: Listener) => Connection["answerLine"],
 ): Connection {
   const connection: Connection = {
     socket,
+    patience,
     reader: createLineReader(limits.lineBytes),
     answerLine: (text) => answerLine(text),
     outgoing: "",
@@ -113,7 +117,11 @@ function read(connection: Connection, isOwnTurn = false): void {
       socket.pause();
       return;
     }
-    if (isToWait(account) && !(isOwnTurn && lines === 0)) break;
+    const when = whenNext(connection, isOwnTurn && lines === 0);
+    if (when !== null) {
+      readLater(connection, when);
+      return;
+    }
     const beganMs = beginCall();
     const line = reader.next();
     switch (line.at) {
@@ -122,6 +130,7 @@ function read(connection: Connection, isOwnTurn = false): void {
         break;
       case "notUtf8":
         reply(connection, JSON.stringify(protocolError("parse_error", null)));
+        connection.patience.blame(1);
         break;
       case "tooLong":
         refuseLine(connection);
@@ -132,9 +141,19 @@ function read(connection: Connection, isOwnTurn = false): void {
     }
     charge(account, beganMs);
   }
+  readLater(connection, turn());
+}
+
+/** When the next line may be taken; null: now. */
+function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
+  if (patience.isOver()) return patience.again();
+  return isToWait(account) && !isDue ? turn() : null;
+}
+
+function readLater(connection: Connection, when: Promise<void>): void {
   connection.reading = true;
-  socket.pause();
-  void turn().then(() => {
+  connection.socket.pause();
+  void when.then(() => {
     connection.reading = false;
     read(connection, true);
   });
@@ -152,8 +171,9 @@ function take(connection: Connection, text: string): void {
   // A batch counts as what it may hold.
   const calls = isBatch.test(text) ? limits.batchCalls : 1;
   connection.callsInFlight += calls;
-  void connection.answerLine(text).then((line) => {
+  void connection.answerLine(text).then(({ text: line, faults }) => {
     connection.callsInFlight -= calls;
+    connection.patience.blame(faults);
     if (line !== null) reply(connection, line);
     if (connection.socket.isPaused() || connection.inputEnded) read(connection);
   });

@@ -7,6 +7,7 @@ import type { Duplex } from "node:stream";
 import { createHeap } from "../client/lines.js";
 import { type Limits, limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
+import type { Patience } from "./patience.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
 import { type Account, beginCall, charge, isToWait, openAccount } from "./shares.js";
@@ -16,10 +17,12 @@ type Connection<C> = {
   readonly socket: Duplex;
   readonly caller: C;
   readonly account: Account;
+  readonly patience: Patience;
   /** Requests that are being answered. */
   requests: number;
-  /** Of these, those that are kept waiting. */
+  /** Of these, those that are kept waiting, and when the last of them is not. */
   waiting: number;
+  turn: Promise<void>;
   /** No further request is answered. */
   ending: boolean;
   /** To be written once those under way are answered, before the end. */
@@ -47,8 +50,7 @@ export function createHttpDoor<C>(
     const connection = connections.get(request.socket);
     if (connection === undefined) return;
     const respond: Respond = async (asked) => {
-      // Whoever has had a share waits, and what comes behind it on its connection too: they keep their order.
-      if (connection.waiting > 0 || isToWait(connection.account)) await ownTurn(connection);
+      if (isHeldBack(connection)) await ownTurn(connection);
       const beganMs = beginCall();
       const reply = routes(asked, connection.caller);
       charge(connection.account, beganMs);
@@ -68,9 +70,9 @@ export function createHttpDoor<C>(
   // Node gives the socket away with it, so that no route could answer.
   server.on("connect", (_, socket) => refuse(socket, noTunnel));
   return {
-    open(socket, first, callerOf) {
+    open(socket, first, { patience, callerOf }) {
       const caller = callerOf(createListener(socket, { isWaiting: () => false, notify: null }));
-      const connection = createConnection(socket, caller);
+      const connection = createConnection(socket, patience, caller);
       connections.set(socket, connection);
       wait(connection, bounds.requestMs, () => breakOff(connection, late, bounds));
       socket.once("close", () => clearTimeout(connection.timer));
@@ -98,9 +100,10 @@ function createParser(bounds: Limits): http.Server {
   return Object.assign(server, { httpAllowHalfOpen: true });
 }
 
-function createConnection<C>(socket: Duplex, caller: C): Connection<C> {
+function createConnection<C>(socket: Duplex, patience: Patience, caller: C): Connection<C> {
   const state = { requests: 0, waiting: 0, ending: false, lastWords: "", timer: undefined };
-  return { socket, caller, account: openAccount(), ...state, giveUp: () => false };
+  const kept = { account: openAccount(), patience, turn: Promise.resolve() };
+  return { socket, caller, ...kept, ...state, giveUp: () => false };
 }
 
 // --- requests -------------------------------------------------------------------------------
@@ -123,12 +126,20 @@ async function serveRequest<C>(
   const reply = Buffer.isBuffer(body) ? await respond({ head: request, body }) : body;
   // Node closes behind it, so not while others wait their turn.
   const isLast = connection.ending && connection.requests === 1 && connection.lastWords === "";
+  connection.patience.blame(reply.faults ?? 0);
   send(response, isLast ? { ...reply, last: true } : reply);
 }
 
+/** Whoever is, waits, and what comes behind it on its connection too: they keep their order. */
+function isHeldBack<C>({ waiting, account, patience }: Connection<C>): boolean {
+  return waiting > 0 || isToWait(account) || patience.isOver();
+}
+
 async function ownTurn<C>(connection: Connection<C>): Promise<void> {
+  const { patience } = connection;
   connection.waiting += 1;
-  await turn();
+  connection.turn = connection.turn.then(() => (patience.isOver() ? patience.again() : turn()));
+  await connection.turn;
   connection.waiting -= 1;
 }
 
@@ -219,7 +230,9 @@ function end<C>(connection: Connection<C>, lastWords: string, bounds: Limits): v
 
 /** What came is no request, or not in time: answered in its turn, and the last that is answered. */
 function breakOff<C>(connection: Connection<C>, reply: Reply, bounds: Limits): void {
-  if (!connection.giveUp(reply)) end(connection, plain(reply), bounds);
+  if (connection.giveUp(reply)) return;
+  connection.patience.blame(reply.faults ?? 0);
+  end(connection, plain(reply), bounds);
 }
 
 // --- refusals -------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import { CannotStart, listen, passedSocket } from "./listen.js";
 import { createLog, type Log, logStyle, oneLine } from "./log.js";
 import { type Caller, createCalls } from "./methods.js";
 import { keepDescriptorsFromChildren } from "./native.js";
+import { createPatience, type Patience } from "./patience.js";
 import { reachesGroups } from "./pidfd.js";
 import { openTable } from "./recover.js";
 import { reload } from "./reload.js";
@@ -53,16 +54,18 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   const parts = { settings, unit, log, socket, keeper: manager, publish: publishEntry };
   const { table, why } = await openTable(parts);
   const features = { groupSignal: reachesGroups, tags: table.tags.inForce, cgroup: why ?? true };
-  const calls = createCalls({ table, feed, sampler: createSampler(), version, features });
+  const bounds = { faultsPerSecond: settings.faultsPerSecond };
+  const calls = createCalls({ table, feed, sampler: createSampler(), version, features, bounds });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
 
-  const policy = { adminGid: adminGidOf(settings), users: settings.users };
-  const server = net.createServer({ allowHalfOpen: true });
+  const patienceWith = createPatience(settings.faultsPerSecond);
+  const rules = { adminGid: adminGidOf(settings), users: settings.users, patienceWith };
+  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
   const doors = {
     line: createLineDoor(answer),
     http: createHttpDoor(answer, () => table.closing),
   };
-  const closeConnections = serve(server, doors, (guest) => welcome(guest, policy, log));
+  const closeConnections = serve(server, doors, (guest) => welcome(guest, rules, log));
   const removeSocket = await listen(server, settings.socket, socketGroup(), passed);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
@@ -86,9 +89,12 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   feedWatchdog(unit, manager);
 }
 
-function welcome(socket: net.Socket, policy: Policy, log: Log): Guest<Caller> {
+/** What is asked of who comes, and how long it is put up with. */
+type Rules = Policy & { patienceWith: (program: number) => Patience };
+
+function welcome(socket: net.Socket, rules: Rules, log: Log): Guest<Caller> {
   try {
-    return judge(socket, policy, log);
+    return judge(socket, rules, log);
   } catch (error) {
     const refusal = exhaustion(error);
     if (refusal === null) throw error;
@@ -96,16 +102,22 @@ function welcome(socket: net.Socket, policy: Policy, log: Log): Guest<Caller> {
   }
 }
 
-function judge(socket: net.Socket, policy: Policy, log: Log): Guest<Caller> {
+function judge(socket: net.Socket, rules: Rules, log: Log): Guest<Caller> {
   const peer = peerOf(socket);
   const { uid } = peer;
-  const behalf = behalfOf(peer, policy);
+  const behalf = behalfOf(peer, rules);
   if (behalf instanceof Refusal) {
     const who = { callerUid: uid, callerName: peer.account?.name ?? null, callerPid: peer.pid };
     log.info("audit", { method: "connect", ...who, outcome: behalf.kind });
     return { refusal: behalf };
   }
-  return { uid, callerOf: (listener) => ({ listener, behalf }) };
+  // Of another pid namespace the kernel tells no number.
+  const program = peer.pid > 0 ? peer.pid : -1 - uid;
+  return {
+    uid,
+    patience: rules.patienceWith(program),
+    callerOf: (listener) => ({ listener, behalf }),
+  };
 }
 
 /** Whom root lets connect: the group that `procsup install` makes, as the unit's socket does. */

@@ -5,6 +5,7 @@ import { release } from "node:os";
 import * as v from "valibot";
 import {
   type Checked,
+  type Limits,
   limits,
   type Method,
   methods,
@@ -40,6 +41,8 @@ export type House = {
   readonly version: string;
   /** What was found at start: kernel features by name, and why not where not. */
   readonly features: Readonly<Record<string, boolean | string>>;
+  /** Of the limits, those that are not as they always are. */
+  readonly bounds: Readonly<Partial<Limits>>;
 };
 
 type Handlers = {
@@ -118,7 +121,7 @@ async function listen(
 }
 
 async function info(
-  { table, version, features }: House,
+  { table, version, features, bounds }: House,
   lookout: Lookout,
   viewer: Viewer,
 ): Promise<Result<"info">> {
@@ -131,7 +134,7 @@ async function info(
     kernel: { release: release(), ...features },
     counts: counts(table, viewer),
     strays: await countStrays(lookout, viewer),
-    limits: { ...limits, ...table.history.bounds, outputBytes: table.output.capBytes },
+    limits: { ...limits, ...bounds, ...table.history.bounds, outputBytes: table.output.capBytes },
   };
 }
 

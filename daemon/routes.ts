@@ -4,6 +4,7 @@
 import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
 import { type Kind, kinds, type Method, Refusal } from "../client/wire.js";
+import { isFault } from "./patience.js";
 import { type Answer, readJson } from "./rpc.js";
 
 export type Request = { readonly head: IncomingMessage; readonly body: Buffer };
@@ -14,6 +15,8 @@ export type Reply = {
   readonly text: string | null;
   /** Of an error, in the header `procsup-kind`. */
   readonly kind?: Kind;
+  /** Of the client's, told in it. */
+  readonly faults?: number;
   /** Methods that would do. */
   readonly allow?: string;
   /** The connection ends with it. */
@@ -37,8 +40,10 @@ export function createRoutes<C>(
   answer: Answer<C>,
   isStopping: () => boolean,
 ): (request: Request, caller: C) => Promise<Reply> {
-  const call = async (method: Method, params: object, caller: C) =>
-    translate(await answer(JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }), caller));
+  const call = async (method: Method, params: object, caller: C) => {
+    const line = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
+    return translate((await answer(line, caller)).text);
+  };
   const routes: Route<C>[] = [
     {
       path: new RegExp(`^${TERMINATE}([^/?]+)$`),
@@ -53,8 +58,8 @@ export function createRoutes<C>(
       path: /^\/rpc$/,
       methods: ["POST"],
       async reply(text, caller) {
-        const line = await answer(text, caller);
-        return { status: line === null ? 204 : 200, text: line };
+        const { text: line, faults } = await answer(text, caller);
+        return { status: line === null ? 204 : 200, text: line, faults };
       },
     },
     {
@@ -99,7 +104,8 @@ function translate(line: string | null): Reply {
 /** A refusal in HTTP's words; its kind's status unless HTTP has a closer one. */
 export function failed(refusal: Refusal, status: number = kinds[refusal.kind].http): Reply {
   const { kind, message } = refusal;
-  return { status, kind, text: JSON.stringify({ error: message }) };
+  const faults = isFault(kinds[kind].code) ? 1 : 0;
+  return { status, kind, faults, text: JSON.stringify({ error: message }) };
 }
 
 // --- what is refused here -------------------------------------------------------------------

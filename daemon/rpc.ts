@@ -11,13 +11,17 @@ import {
   JSONRPCServer,
 } from "json-rpc-2.0";
 import { type Kind, kinds, limits, Refusal } from "../client/wire.js";
+import { isFault } from "./patience.js";
 import { turn } from "./slices.js";
 
 /** A method: validated by whoever made it, throwing Refusal for every planned error. */
 export type Call<C> = (params: unknown, caller: C) => unknown;
 
-/** The answer to one line, or null when none is due (notifications). Never rejects. */
-export type Answer<C> = (text: string, caller: C) => Promise<string | null>;
+/** `text` is null when no answer is due (notifications); `faults` of the client's are told in it. */
+export type Answered = { readonly text: string | null; readonly faults: number };
+
+/** The answer to one line. Never rejects. */
+export type Answer<C> = (text: string, caller: C) => Promise<Answered>;
 
 /**
  * Answer lines by `calls`. An error that is no Refusal is a bug or a broken machine: it is given to
@@ -38,10 +42,10 @@ export function createAnswer<C>(
 
   return async (text, caller) => {
     const message = readJson(text);
-    if (message instanceof Refusal) return JSON.stringify(unreadable(message));
-    if (!Array.isArray(message)) return stringify(await one(message, caller), unforeseen);
+    if (message instanceof Refusal) return single(unreadable(message), unforeseen);
+    if (!Array.isArray(message)) return single(await one(message, caller), unforeseen);
     if (message.length === 0 || message.length > limits.batchCalls) {
-      return JSON.stringify(protocolError("invalid_request", null));
+      return single(protocolError("invalid_request", null), unforeseen);
     }
     const batch = createBatch(unforeseen);
     const parts: PromiseLike<void>[] = [];
@@ -51,7 +55,7 @@ export function createAnswer<C>(
       parts.push(one(part, caller).then((response) => batch.put(at, response)));
     }
     await Promise.all(parts);
-    return batch.text();
+    return batch.answered();
   };
 }
 
@@ -115,6 +119,17 @@ function endOfString(text: string, start: number): number {
   return text.length;
 }
 
+function single(
+  response: JSONRPCResponse | null,
+  unforeseen: (error: unknown) => string,
+): Answered {
+  return { text: stringify(response, unforeseen), faults: faultsIn(response) };
+}
+
+function faultsIn(response: JSONRPCResponse | null): number {
+  return response?.error !== undefined && isFault(response.error.code) ? 1 : 0;
+}
+
 /** As the specification prints it where it does. */
 function unreadable(refusal: Refusal): JSONRPCErrorResponse {
   if (refusal.kind === "parse_error") return protocolError("parse_error", null);
@@ -132,11 +147,13 @@ const LONG_CHARS = 16 * 1024;
 function createBatch(unforeseen: (error: unknown) => string) {
   const texts: string[] = [];
   let chars = 2;
+  let faults = 0;
   let last = Promise.resolve();
 
   async function put(at: number, part: JSONRPCResponse | null): Promise<void> {
     let text = stringify(part, unforeseen);
     if (part === null || text === null) return;
+    faults += faultsIn(part);
     if (text.length > LONG_CHARS) await turn();
     if (chars + text.length > limits.lineBytes) {
       const message = "The answers of this batch are longer than one line may be: call it alone";
@@ -153,10 +170,10 @@ function createBatch(unforeseen: (error: unknown) => string) {
       last = last.then(() => put(at, part));
       return last;
     },
-    /** In the order of the parts; null when no answer is due. */
-    text(): string | null {
+    /** In the order of the parts. */
+    answered(): Answered {
       const due = texts.filter(() => true); // without the holes
-      return due.length === 0 ? null : `[${due.join(",")}]`;
+      return { text: due.length === 0 ? null : `[${due.join(",")}]`, faults };
     },
   };
 }

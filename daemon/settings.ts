@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import * as v from "valibot";
 import { defaultSocket } from "../client/socket.js";
+import { limits } from "../client/wire.js";
 
 const logLevels = ["error", "warning", "info", "debug"] as const;
 
@@ -34,6 +35,8 @@ const fileShape = v.strictObject({
   historyCount: v.optional(count),
   historyAgeMs: v.optional(count),
   historyBytes: v.optional(count),
+  /** How many faults of one program are answered in a second before it is kept waiting. */
+  faultsPerSecond: v.optional(v.pipe(count, v.minValue(1))),
   /** Whose members control every process: name or number of a group. */
   adminGroup: v.optional(v.string()),
   /** What users may take, by name or number, `*` for all others. */
@@ -58,6 +61,7 @@ export type Settings = Readonly<{
   historyCount: number;
   historyAgeMs: number;
   historyBytes: number;
+  faultsPerSecond: number;
   adminGroup: string | null;
   users: NonNullable<v.InferOutput<typeof fileShape>["users"]>;
   /** Do not serve: end what a daemon has left. */
@@ -181,6 +185,7 @@ function choose(flags: Flags, env: Environment, file: File) {
     historyCount: file.historyCount ?? 1_000,
     historyAgeMs: file.historyAgeMs ?? 24 * 60 * 60 * 1000,
     historyBytes: file.historyBytes ?? 8 * 1024 * 1024,
+    faultsPerSecond: file.faultsPerSecond ?? limits.faultsPerSecond,
     adminGroup: file.adminGroup,
     users: file.users ?? {},
   };

@@ -92,6 +92,13 @@ export function theDaemonGoes(): void {
   });
 }
 
+/** The flags of a daemon with such settings in its file. */
+export function configFile(scene: Pick<Scene, "folder">, settings: object): string[] {
+  const path = join(scene.folder, "config.json");
+  writeFileSync(path, JSON.stringify(settings));
+  return ["--config", path];
+}
+
 /** End the daemon as nothing can be prepared for; whoever it has started lives on. */
 export async function crash(daemon: Daemon): Promise<void> {
   daemon.child.kill("SIGKILL");

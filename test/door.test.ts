@@ -5,7 +5,15 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import { limits } from "../client/wire.js";
-import { call, type Daemon, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import {
+  call,
+  configFile,
+  type Daemon,
+  type Raw,
+  startDaemon,
+  theDaemonGoes,
+  visitDaemon,
+} from "./daemon.js";
 import { scenario, until, within } from "./scenario.js";
 
 /** Resident memory, now or at its peak. man 5 proc_pid_status. */
@@ -80,7 +88,8 @@ scenario("a call split into single bytes is one call", async (scene) => {
 });
 
 scenario("random bytes are answered by errors and nothing else", async (scene) => {
-  const daemon = await visitDaemon(scene);
+  const args = configFile(scene, { faultsPerSecond: 1_000_000 });
+  const daemon = await startDaemon(scene, { args });
   const raw = await daemon.raw();
   let seed = 1;
   const bytes = Buffer.from(

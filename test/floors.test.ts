@@ -28,6 +28,7 @@ const floors: Record<string, string[][]> = {
       "history",
       "openrpc",
       "slices",
+      "patience",
       "job",
       "reserve",
     ],

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import net from "node:net";
 import { is, ok } from "uvu/assert";
 import { kinds } from "../client/wire.js";
-import { type Daemon, startDaemon } from "./daemon.js";
+import { configFile, type Daemon, startDaemon } from "./daemon.js";
 import { createDice, type Dice, hostileLine, hostileRequest } from "./hostile.js";
 import { type Scene, scenario, within } from "./scenario.js";
 
@@ -135,7 +135,9 @@ async function fuzz(run: Run, share: number): Promise<void> {
 scenario(
   `hostile inputs leave the daemon as it was, seed ${seed}`,
   async (scene) => {
-    const daemon = await startDaemon(scene);
+    // Its patience would spare it most of them.
+    const args = configFile(scene, { faultsPerSecond: 1_000_000 });
+    const daemon = await startDaemon(scene, { args });
     const client = await daemon.connect();
     const { id } = await client.spawn({ command: ["sleep", "1000"], name: "well_behaved" });
     const run = { daemon, dice: createDice(seed), scene };

@@ -12,6 +12,7 @@ import { serve } from "../daemon/accept.js";
 import { peerOf } from "../daemon/caller.js";
 import { createLineDoor } from "../daemon/door.js";
 import { createHttpDoor } from "../daemon/http.js";
+import { createPatience } from "../daemon/patience.js";
 import { type Call, createAnswer } from "../daemon/rpc.js";
 import { turn } from "../daemon/slices.js";
 import { freeze, noFreezer } from "./cage.js";
@@ -441,14 +442,18 @@ async function serveShort(
   uidOf: (connection: net.Socket) => number = () => 0,
 ): Promise<Short> {
   const socket = join(scene.folder, "short");
-  const server = net.createServer({ allowHalfOpen: true });
+  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
   const answer = createAnswer(calls, () => "ref");
   const all = { ...limits, ...bounds };
   const doors = { line: createLineDoor(answer), http: createHttpDoor(answer, () => false, all) };
   const close = serve(
     server,
     doors,
-    (connection) => ({ uid: uidOf(connection), callerOf: () => null }),
+    (connection) => ({
+      uid: uidOf(connection),
+      patience: createPatience()(0),
+      callerOf: () => null,
+    }),
     all,
   );
   scene.after(async () => {

@@ -19,19 +19,13 @@ import { append, openJournal, readJournal } from "../daemon/journal.js";
 import type { Log } from "../daemon/log.js";
 import { encode } from "../daemon/records.js";
 import { step } from "../daemon/state.js";
-import { crash, type Daemon, launchDaemon, startDaemon } from "./daemon.js";
-import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+import { configFile, crash, type Daemon, launchDaemon, startDaemon } from "./daemon.js";
+import { isAlive, scenario, skipped, until } from "./scenario.js";
 
 const journals = resolve(import.meta.dirname, "../../test/journals");
 
 function journalOf({ state }: Daemon): string {
   return join(state, "journal");
-}
-
-function configFile(scene: Scene, settings: object): string[] {
-  const path = join(scene.folder, "config.json");
-  writeFileSync(path, JSON.stringify(settings));
-  return ["--config", path];
 }
 
 async function sleeper(client: Client): Promise<{ id: string; pid: number }> {

@@ -6,7 +6,7 @@ import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
-import { call, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { call, configFile, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 async function startForking(client: Client) {
@@ -153,9 +153,8 @@ scenario("a list longer than a line comes in pages that leave nothing out", asyn
 });
 
 scenario("a page after one that is forgotten meanwhile is no empty last page", async (scene) => {
-  const config = join(scene.folder, "config.json");
-  writeFileSync(config, JSON.stringify({ historyCount: 1 }));
-  const daemon = await startDaemon(scene, { args: ["--config", config] });
+  const args = configFile(scene, { historyCount: 1 });
+  const daemon = await startDaemon(scene, { args });
   const client = await daemon.connect();
   // They come first, so that the page has to wait.
   const others = await Promise.all(Array.from({ length: 5 }, () => daemon.connect()));
@@ -332,9 +331,8 @@ scenario("a subscriber to output is sent all of it, by offset", async (scene) =>
 scenario(
   "ended processes are kept up to a count, with their output, and then forgotten",
   async (scene) => {
-    const config = join(scene.folder, "config.json");
-    writeFileSync(config, JSON.stringify({ historyCount: 2 }));
-    const daemon = await startDaemon(scene, { args: ["--config", config] });
+    const args = configFile(scene, { historyCount: 2 });
+    const daemon = await startDaemon(scene, { args });
     const client = await daemon.connect();
     const ids: string[] = [];
     for (let count = 0; count < 4; count++) {
@@ -356,9 +354,8 @@ scenario(
 );
 
 scenario("ended processes are forgotten when their age is over", async (scene) => {
-  const config = join(scene.folder, "config.json");
-  writeFileSync(config, JSON.stringify({ historyAgeMs: 50 }));
-  const client = await (await startDaemon(scene, { args: ["--config", config] })).connect();
+  const args = configFile(scene, { historyAgeMs: 50 });
+  const client = await (await startDaemon(scene, { args })).connect();
   const { id } = await client.spawn({ command: ["true"] });
   await until(
     "it is forgotten",
@@ -367,9 +364,8 @@ scenario("ended processes are forgotten when their age is over", async (scene) =
 });
 
 scenario("ended processes are kept up to a size", async (scene) => {
-  const config = join(scene.folder, "config.json");
-  writeFileSync(config, JSON.stringify({ historyBytes: 250_000 }));
-  const client = await (await startDaemon(scene, { args: ["--config", config] })).connect();
+  const args = configFile(scene, { historyBytes: 250_000 });
+  const client = await (await startDaemon(scene, { args })).connect();
   for (let count = 0; count < 4; count++) {
     const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
     await client.wait({ id });

@@ -7,6 +7,7 @@ import { limits, Refusal } from "../client/wire.js";
 import { serve } from "../daemon/accept.js";
 import { createLineDoor } from "../daemon/door.js";
 import { createHttpDoor } from "../daemon/http.js";
+import { createPatience } from "../daemon/patience.js";
 import { type Call, createAnswer } from "../daemon/rpc.js";
 import { openRaw } from "./daemon.js";
 import { type Scene, scenario } from "./scenario.js";
@@ -38,13 +39,13 @@ const same = { one: "result" };
 
 async function serveExamples(scene: Scene, unforeseen: unknown[] = []) {
   const path = join(scene.folder, "s");
-  const server = net.createServer({ allowHalfOpen: true });
+  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
   const answer = createAnswer(calls, (error) => {
     unforeseen.push(error);
     return "ref";
   });
   const doors = { line: createLineDoor(answer), http: createHttpDoor(answer, () => false) };
-  serve(server, doors, () => ({ uid: 0, callerOf: () => null }));
+  serve(server, doors, () => ({ uid: 0, patience: createPatience()(0), callerOf: () => null }));
   scene.after(() => void server.close());
   await new Promise<void>((ready) => server.listen(path, ready));
   return openRaw(scene, path);

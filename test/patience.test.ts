@@ -1,0 +1,129 @@
+// How long faults are put up with, as its programs meet it: one in this process, another beside it.
+
+import { equal, is, ok } from "uvu/assert";
+import { limits } from "../client/wire.js";
+import { createPatience } from "../daemon/patience.js";
+import { runCli } from "./cli.js";
+import { call, type Daemon, startDaemon } from "./daemon.js";
+import { openWire, requestText } from "./http.js";
+import { type Scene, scenario } from "./scenario.js";
+
+const { faultsAtOnce, faultsPerSecond } = limits;
+/** What takes two seconds more than a program's patience. */
+const FAULTS = faultsAtOnce + 2 * faultsPerSecond;
+/** Timers do not come early: whoever has to wait has waited. */
+const LEAST_MS = 1_900;
+
+type Flood = (scene: Scene, daemon: Daemon) => Promise<void>;
+
+/** On one connection, a proper call behind them. */
+function lines(...faults: string[]): Flood {
+  return async (_, daemon) => {
+    const raw = await daemon.raw();
+    raw.write(faults.map((fault) => `${fault}\n`.repeat(FAULTS / faults.length)).join(""));
+    raw.write(`${JSON.stringify(call("info"))}\n`);
+    for (let heard = 0; heard < FAULTS; heard++) ok((await raw.next()).error);
+    ok((await raw.next()).result);
+    raw.socket.destroy();
+  };
+}
+
+/** Each on a connection of its own, one after the other. */
+function connections(fault: string): Flood {
+  return async (scene, daemon) => {
+    for (let sent = 0; sent < FAULTS; sent++) {
+      const wire = await openWire(scene, daemon.socket);
+      wire.socket.end(fault);
+      const answers = await wire.rest();
+      is(answers.length, 1);
+      ok(Number(answers[0]?.status) >= 400, `${sent}`);
+      wire.socket.destroy();
+    }
+  };
+}
+
+/** All on one connection, ten at a time. */
+const requests: Flood = async (scene, daemon) => {
+  const wire = await openWire(scene, daemon.socket);
+  for (let sent = 0; sent < FAULTS; sent += 10) {
+    wire.socket.write(requestText("POST /rpc", '{"jsonrpc":"2.0","id":1,"method":"x"}').repeat(10));
+    for (let heard = 0; heard < 10; heard++) is((await wire.next()).status, 200);
+  }
+  wire.socket.destroy();
+};
+
+const floods: Record<string, Flood> = {
+  lines: lines(
+    '{"jsonrpc":"2.0","id":1,"method":"info","params":{"x":1}}',
+    '{"jsonrpc":"2.0","id":1,"method":"nothing"}',
+    '{"id":1}',
+    "{",
+  ),
+  requests,
+  "paths that there are not": connections(
+    "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+  ),
+  "what is no HTTP": connections("GET / HTTP/9\r\n\r\n"),
+};
+
+for (const [what, flood] of Object.entries(floods)) {
+  scenario(`who sends ${what} that make no sense waits, no other program does`, async (scene) => {
+    const daemon = await startDaemon(scene);
+    const beganMs = performance.now();
+    let tookMs = 0;
+    const flooded = flood(scene, daemon).then(() => {
+      tookMs = performance.now() - beganMs;
+    });
+    const env = { PROCSUP_SOCKET: daemon.socket };
+    is((await runCli(scene, ["info"], { env }).said).code, 0);
+    is(tookMs, 0);
+    await flooded;
+    ok(tookMs > LEAST_MS, `${tookMs} ms`);
+  });
+}
+
+scenario("what is no fault costs no patience, however often it is refused", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const raw = await daemon.raw();
+  const refused = `${JSON.stringify(call("status", { pid: 2 ** 31 - 1 }))}\n`;
+  raw.write(refused.repeat(2 * FAULTS));
+  for (let refusals = 0; refusals < 2 * FAULTS; refusals++)
+    is((await raw.next()).error?.code, -32001);
+  let isServed = false;
+  const served = raw.ask(call("info")).then(({ result }) => {
+    isServed = true;
+    ok(result);
+  });
+  const env = { PROCSUP_SOCKET: daemon.socket };
+  is((await runCli(scene, ["info"], { env }).said).code, 0);
+  is(isServed, true);
+  await served;
+});
+
+scenario("patience is with each program, and comes back", async () => {
+  const patienceWith = createPatience(10_000);
+  const [one, again, other] = [patienceWith(1), patienceWith(1), patienceWith(2)];
+  one.blame(faultsAtOnce);
+  is(again.isOver(), false);
+  one.blame(100);
+  equal([one.isOver(), again.isOver(), other.isOver()], [true, true, false]);
+  await again.again();
+  is(one.isOver(), false);
+});
+
+scenario("many that wait for the same moment go on one by one", async () => {
+  const patience = createPatience(1_000)(1);
+  patience.blame(faultsAtOnce + 5);
+  let last = performance.now();
+  const gapsMs: number[] = [];
+  await Promise.all(
+    Array.from({ length: 10 }, async () => {
+      await patience.again();
+      patience.blame(1);
+      gapsMs.push(performance.now() - last);
+      last = performance.now();
+    }),
+  );
+  // A timer may come late, and two then close together; ten at once they never are.
+  ok(gapsMs.filter((ms) => ms > 0.5).length > 5, gapsMs.join());
+});
