@@ -12,7 +12,15 @@ type House = { log: Log; history: History; manager: Manager };
 type Read = () => Settings | "help" | "version";
 
 /** What is fixed for as long as the daemon lives. */
-const fixed = ["socket", "state", "containment"] as const;
+const fixed = [
+  "socket",
+  "state",
+  "containment",
+  "outputBytes",
+  "faultsPerSecond",
+  "adminGroup",
+  "users",
+] as const;
 
 /**
  * Read settings again with `read`. A setting that cannot be used is logged and leaves all of them as
@@ -25,8 +33,10 @@ export function reload(house: House, before: Settings, read: Read): Settings {
   log.setLevel(now.logLevel);
   const { historyCount, historyAgeMs, historyBytes } = now;
   setBounds(house.history, { historyCount, historyAgeMs, historyBytes });
-  for (const name of fixed.filter((one) => now[one] !== before[one])) {
-    log.warning(`a new ${name} takes effect at the next start`, { setting: now[name] });
+  for (const name of fixed) {
+    const setting = JSON.stringify(now[name]);
+    if (setting === JSON.stringify(before[name])) continue;
+    log.warning(`a new ${name} takes effect at the next start`, { setting });
   }
   if (now !== before) log.info("reloaded", { logLevel: now.logLevel });
   manager.tell("READY=1");

@@ -146,6 +146,10 @@ scenario("a reload takes new settings, refuses bad ones, and touches no process"
   is(await reload('{"historyCount": 7}'), 7);
   is(await reload('{"historyCount": "many"}'), 7);
   await until("it says why", () => daemon.log.some((line) => line.includes("historyCount")));
+  is(await reload('{"historyCount": 7, "users": {"*": {"processes": 1}}}'), 7);
+  await until("it says what waits for the next start", () =>
+    daemon.log.some((line) => line.includes("a new users takes effect at the next start")),
+  );
   is(await reload('{"historyCount": 8, "logLevel": "error"}'), 8);
   equal(
     [(await client.status({ id })).status, pid],
