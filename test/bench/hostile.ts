@@ -58,16 +58,17 @@ async function measureFlood(
   const beside = async (path: string) => {
     const flood: Program<FloodQuestion, Flooded> = await startProgram(stage, "flood");
     await flood.ask({ socket: path, seed: 1, connections: 4 });
+    const beganMs = performance.now();
+    await sample(calls / 2); // the burst that is put up with, and the compiler
     const samples = await sample(calls);
     const { inputs } = await flood.ask("stop");
-    return { samples, inputs };
+    return { samples, inputsPerSecond: (1_000 * inputs) / (performance.now() - beganMs) };
   };
   const sink: Program<SinkQuestion, boolean> = await startProgram(stage, "sink");
   const sinkSocket = join(stage.folder, "sink");
   await sink.ask({ socket: sinkSocket });
   const elsewhere = await beside(sinkSocket);
-  const { samples, inputs } = await beside(socket);
-  const elapsedMs = samples.reduce((sum, ms) => sum + ms, 0) + calls * PAUSE_MS;
+  const { samples, inputsPerSecond } = await beside(socket);
   const p99 = { unit: "ms", value: quantile(samples, 0.99) } as const;
   return [
     {
@@ -87,7 +88,12 @@ async function measureFlood(
       ...p99,
       floor: quantile(elsewhere.samples, 0.99),
     },
-    { name: "the flood", unit: "perSecond", value: (1000 * inputs) / elapsedMs, floor: null },
+    {
+      name: "the flood; floor: elsewhere",
+      unit: "perSecond",
+      value: inputsPerSecond,
+      floor: elsewhere.inputsPerSecond,
+    },
   ];
 }
 
