@@ -16,11 +16,11 @@ import {
 import { isLiving, listProcesses, readStat, runsAs } from "./procfs.js";
 import { sitOut } from "./reserve.js";
 import { readTag, type Seen } from "./signs.js";
-import { createSlices } from "./slices.js";
+import { createSlices, type Lane } from "./slices.js";
 
 export type Search = {
-  /** The living members, newest first. */
-  find(): Promise<Seen[]>;
+  /** The living members, newest first; what takes long of it goes on in that lane. */
+  find(lane: Lane): Promise<Seen[]>;
   /** Whose group is signalled as one; null when they never had a common leader. */
   leader: Leader | null;
   /** What all of them bear that have not shed it, and nobody else; null when there is no such tag. */
@@ -29,7 +29,9 @@ export type Search = {
   uid: number | null;
 };
 
-export function holdFound({ find, leader, tag, uid }: Search): Containment {
+export function holdFound({ find: search, leader, tag, uid }: Search): Containment {
+  /** For an end: whoever only asks does not stretch it. */
+  const find = () => search("searches");
   let emptied: Promise<void> | null = null;
   let isGone = false;
 
@@ -65,7 +67,7 @@ export function holdFound({ find, leader, tag, uid }: Search): Containment {
   };
   return {
     kind: "group",
-    members: async () => (await find()).map(pidOf),
+    members: async () => (await search("calls")).map(pidOf),
     signal: async (...signals) => signalAll(leader, await find(), signals),
     kill: async () => signalAll(leader, await stopAll(), ["SIGKILL"]),
     async pause() {

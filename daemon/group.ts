@@ -6,7 +6,7 @@ import { holdFound } from "./found.js";
 import { reachesGroups, signalGroup } from "./pidfd.js";
 import { isLiving, readStat, runsAs } from "./procfs.js";
 import { type Seen, scan } from "./signs.js";
-import { turn } from "./slices.js";
+import { type Lane, turn } from "./slices.js";
 import { isTagged, type Tags, tagFor } from "./tag.js";
 
 /** `socket` is the one that the marks of this daemon name. */
@@ -48,9 +48,9 @@ export function holdGroup(tree: Tree): Containment {
   /** Members of the last search, number and start: they are members whatever they have shed since. */
   let known = new Map<number, number>();
   let isReleased = false;
-  const find = async () => {
+  const find = async (lane: Lane) => {
     const all = await scan();
-    await turn("searches"); // many may have asked for this scan
+    await turn(lane); // many may have asked for this scan
     if (isReleased) return [];
     const found = membersAmong(all, tree, known);
     known = new Map(found.map(({ pid, startTicks }) => [pid, startTicks]));

@@ -10,7 +10,7 @@ const SLICE_MS = 0.2;
  */
 const lanes = { calls: [], scans: [], searches: [] } satisfies Record<string, (() => void)[]>;
 
-type Lane = keyof typeof lanes;
+export type Lane = keyof typeof lanes;
 
 const queues: readonly (() => void)[][] = Object.values(lanes);
 let isDue = false;

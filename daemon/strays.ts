@@ -7,7 +7,7 @@ import { holdFound } from "./found.js";
 import { startLadder } from "./ladder.js";
 import { commandLine, isLiving, readStat, runsAs } from "./procfs.js";
 import { type Seen, scan } from "./signs.js";
-import { createSlices, shared, turn } from "./slices.js";
+import { createSlices, type Lane, shared, turn } from "./slices.js";
 import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";
 import { isTagged } from "./tag.js";
@@ -36,8 +36,8 @@ export async function strays(
   params: Checked<"strays">,
   viewer: Sight,
 ): Promise<Result<"strays">> {
-  const find = () => findStrays(lookout, viewer);
-  const found = (await find()).map(describe);
+  const find = (lane: Lane) => findStrays(lookout, viewer, lane);
+  const found = (await find("calls")).map(describe);
   if (!params.end || found.length === 0) return { strays: found, ended: 0 };
   const tree = holdFound({ find, leader: null, tag: null, uid: null });
   const { force, graceMs = GRACE_MS } = params;
@@ -53,14 +53,14 @@ export async function strays(
 
 /** How many there are now. */
 export async function countStrays(lookout: Lookout, viewer: Sight): Promise<number> {
-  return (await findStrays(lookout, viewer)).length;
+  return (await findStrays(lookout, viewer, "calls")).length;
 }
 
 /** Of those that run as the viewer, or of all: whoever still lives, now that the viewer is told. */
-async function findStrays(lookout: Lookout, viewer: Sight): Promise<Found[]> {
+async function findStrays(lookout: Lookout, viewer: Sight, lane: Lane): Promise<Found[]> {
   const all = await lookout();
-  await turn(); // many may have shared it
-  const slice = createSlices();
+  await turn(lane); // many may have shared it
+  const slice = createSlices(lane);
   const seen: Found[] = [];
   for (const one of all) {
     await slice();
