@@ -40,7 +40,10 @@ export function reload(house: House, before: Settings, read: Read): Settings {
   }
   if (now !== before) log.info("reloaded", { logLevel: now.logLevel });
   manager.tell("READY=1");
-  return now;
+  return Object.freeze({
+    ...now,
+    ...Object.fromEntries(fixed.map((name) => [name, before[name]])),
+  });
 }
 
 function tryRead(log: Log, read: Read): Settings | null {
