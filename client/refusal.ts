@@ -32,6 +32,8 @@ export const limits = {
   faultsPerSecond: 50,
   /** So many at once, if it had none before. */
   faultsAtOnce: 100,
+  /** While a program is kept waiting, and so much of it waits, a new connection is refused. */
+  faultyWaiting: 16,
   /** Subscriptions of one connection. */
   subscriptions: 64,
   /** Bytes queued for a reader that does not read before its events are dropped and counted. */

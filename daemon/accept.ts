@@ -52,6 +52,10 @@ export function serve<C>(
       turnAway(socket, full);
       return;
     }
+    if (guest.patience.waiting >= bounds.faultyWaiting) {
+      turnAway(socket, tooFaulty);
+      return;
+    }
     enter(inside, socket, guest.uid);
     const listen = () => {
       if (socket.destroyed) return;
@@ -66,6 +70,12 @@ export function serve<C>(
   });
   return (graceMs) => closeAll(inside, graceMs);
 }
+
+const tooFaulty = new Refusal(
+  "limit_exceeded",
+  "This program has sent too much that makes no sense, and waits for that: see the errors it got",
+  { limit: "faultyWaiting" },
+);
 
 /** HTTP's methods begin with a capital letter, and no JSON text does. */
 function doorFor<C>({ line, http }: Doors<C>, first: Buffer | null): Door<C> {

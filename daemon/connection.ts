@@ -74,7 +74,7 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
     notify: (event) => socket.destroyed || notify === null || notify(event),
     inTurn(job) {
       const mine = turn.then(writable).then(() => {
-        if (socket.destroyed) throw new Refusal("invalid_request", "The connection has ended");
+        if (socket.destroyed) throw new Refusal("shutting_down", "The connection has ended");
         return job();
       });
       turn = mine.catch(() => undefined); // whoever asked gets the error; the next one just goes on

@@ -8,14 +8,14 @@ import { limits, Refusal } from "../client/wire.js";
 import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import type { Patience } from "./patience.js";
-import { type Answer, type Answered, protocolError, refusalResponse } from "./rpc.js";
+import { type Answer, protocolError, refusalResponse } from "./rpc.js";
 import { type Account, beginCall, charge, isToWait, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection = {
   readonly socket: Socket;
   readonly reader: LineReader;
-  readonly answerLine: (text: string) => Promise<Answered>;
+  readonly answerLine: (text: string) => Promise<string | null>;
   readonly patience: Patience;
   /** Lines to be written at the end of this turn. */
   outgoing: string;
@@ -38,7 +38,7 @@ export function createLineDoor<C>(answer: Answer<C>): Door<C> {
     open(socket, first, { patience, callerOf }) {
       const connection = connect(socket, patience, (listener) => {
         const caller = callerOf(listener);
-        return (text) => answer(text, caller);
+        return (text) => answer(text, caller, patience);
       });
       receive(connection, first);
       return () => {
@@ -129,13 +129,13 @@ function read(connection: Connection, isOwnTurn = false): void {
         take(connection, line.text);
         break;
       case "notUtf8":
-        reply(connection, JSON.stringify(protocolError("parse_error", null)));
-        connection.patience.blame(1);
+        refuseText(connection);
         break;
       case "tooLong":
         refuseLine(connection);
         return;
       case "more":
+        charge(account, beganMs);
         readOn(connection);
         return;
     }
@@ -146,8 +146,9 @@ function read(connection: Connection, isOwnTurn = false): void {
 
 /** When the next line may be taken; null: now. */
 function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
+  if (isDue) return null;
   if (patience.isOver()) return patience.again();
-  return isToWait(account) && !isDue ? turn() : null;
+  return isToWait(account) ? turn() : null;
 }
 
 function readLater(connection: Connection, when: Promise<void>): void {
@@ -171,16 +172,21 @@ function take(connection: Connection, text: string): void {
   // A batch counts as what it may hold.
   const calls = isBatch.test(text) ? limits.batchCalls : 1;
   connection.callsInFlight += calls;
-  void connection.answerLine(text).then(({ text: line, faults }) => {
+  void connection.answerLine(text).then((line) => {
     connection.callsInFlight -= calls;
-    connection.patience.blame(faults);
     if (line !== null) reply(connection, line);
     if (connection.socket.isPaused() || connection.inputEnded) read(connection);
   });
 }
 
+function refuseText(connection: Connection): void {
+  connection.patience.blame(1);
+  reply(connection, JSON.stringify(protocolError("parse_error", null)));
+}
+
 function refuseLine(connection: Connection): void {
   connection.over = true;
+  connection.patience.blame(1);
   const message = `A line is longer than ${limits.lineBytes} bytes`;
   const refusal = new Refusal("invalid_request", message, { limit: "lineBytes" });
   connection.outgoing += refusalLine(refusal);
@@ -193,7 +199,7 @@ function endInput(connection: Connection): void {
   if (connection.reader.unfinished()) {
     connection.reader.push(Buffer.from("\n"));
     connection.reader.next();
-    reply(connection, JSON.stringify(protocolError("parse_error", null)));
+    refuseText(connection);
   }
   if (connection.callsInFlight > 0) return;
   connection.over = true;

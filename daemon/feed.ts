@@ -13,7 +13,7 @@ export type Listener = {
   writable(): Promise<void>;
   /**
    * Run jobs that are long or have large answers one at a time, each only once the last answer was taken.
-   * Refusal: `invalid_request`, told to nobody, once the connection has ended.
+   * Refusal: `shutting_down`, told to nobody, once the connection has ended.
    */
   inTurn<T>(job: () => Promise<T>): Promise<T>;
   readonly closed: boolean;
@@ -167,7 +167,7 @@ function followStream(
   start: number,
 ): Follower | null {
   const { listener } = subscription;
-  const torn = createPatience(() => wake());
+  const torn = createPause(() => wake());
   let from = start;
   let busy = false;
   let again = false;
@@ -226,7 +226,7 @@ function isTorn({ text, atEnd }: Slice): boolean {
 }
 
 /** Waits once for each offset: `isOver` begins the wait, and `again` is called at its end. */
-function createPatience(again: () => void) {
+function createPause(again: () => void) {
   let timer: NodeJS.Timeout | undefined;
   let waited = -1;
   let waiting = -1;

@@ -52,7 +52,7 @@ export function createHttpDoor<C>(
     const respond: Respond = async (asked) => {
       if (isHeldBack(connection)) await ownTurn(connection);
       const beganMs = beginCall();
-      const reply = routes(asked, connection.caller);
+      const reply = routes(asked, connection);
       charge(connection.account, beganMs);
       return reply;
     };
@@ -126,7 +126,7 @@ async function serveRequest<C>(
   const reply = Buffer.isBuffer(body) ? await respond({ head: request, body }) : body;
   // Node closes behind it, so not while others wait their turn.
   const isLast = connection.ending && connection.requests === 1 && connection.lastWords === "";
-  connection.patience.blame(reply.faults ?? 0);
+  if (reply.isFault) connection.patience.blame(1);
   send(response, isLast ? { ...reply, last: true } : reply);
 }
 
@@ -231,7 +231,7 @@ function end<C>(connection: Connection<C>, lastWords: string, bounds: Limits): v
 /** What came is no request, or not in time: answered in its turn, and the last that is answered. */
 function breakOff<C>(connection: Connection<C>, reply: Reply, bounds: Limits): void {
   if (connection.giveUp(reply)) return;
-  connection.patience.blame(reply.faults ?? 0);
+  if (reply.isFault) connection.patience.blame(1);
   end(connection, plain(reply), bounds);
 }
 

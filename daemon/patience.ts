@@ -1,6 +1,6 @@
 // How long faults are put up with: answers that say that no call could be made of what came. Of one program
-// so many are given in a second; past them all that it sends has to wait, on old connections and on new ones,
-// so that a flood takes neither a core of the machine nor anybody's turn.
+// so many are given in a second; past them all that it sends waits in one queue, whatever connection it comes
+// on, so that a flood does not keep a core of the machine busy.
 
 import { kinds, limits } from "../client/wire.js";
 
@@ -23,12 +23,24 @@ export type Patience = {
   blame(faults: number): void;
   /** What it has sent has to wait. */
   isOver(): boolean;
-  /** Resolves when it need not any more. */
+  /** How many wait now. */
+  readonly waiting: number;
+  /** Resolves when it is the turn of what came before whatever waits later. */
   again(): Promise<void>;
 };
 
-/** What a flood over many connections is kept waiting for at most. */
-const LONGEST_MS = 1_000;
+/** What a program can owe at most, beyond what it is credited with. */
+const MOST_MS = 1_000;
+
+type Account = {
+  /** When it will have made up for its faults. */
+  evenMs: number;
+  /** Faults that it has made up for before they were answered. */
+  prepaid: number;
+  waiting: number;
+  /** Resolves when the last that waits goes on. */
+  last: Promise<void>;
+};
 
 /**
  * Patience with each program for so many faults a second, and for `faultsAtOnce` if it had none before.
@@ -39,32 +51,60 @@ export function createPatience(
 ): (program: number) => Patience {
   const faultMs = 1_000 / faultsPerSecond;
   const creditMs = limits.faultsAtOnce * faultMs;
-  /** When each will have made up for its faults. Who did so comes first, and is forgotten. */
-  const evenMs = new Map<number, number>();
+  /** Who was blamed long ago comes first, and is forgotten. */
+  const accounts = new Map<number, Account>();
 
-  function owedMs(program: number): number {
-    const atMs = evenMs.get(program);
-    return atMs === undefined ? 0 : atMs - performance.now() - creditMs;
+  const owedMs = ({ evenMs }: Account) => evenMs - performance.now() - creditMs;
+
+  function charge(account: Account, faults: number): void {
+    const nowMs = performance.now();
+    const evenMs = Math.max(nowMs, account.evenMs) + faults * faultMs;
+    account.evenMs = Math.min(evenMs, nowMs + creditMs + MOST_MS);
+  }
+
+  function forgetOthers(): void {
+    const nowMs = performance.now();
+    for (const [program, { evenMs, waiting }] of accounts) {
+      if (evenMs > nowMs || waiting > 0) break;
+      accounts.delete(program);
+    }
+  }
+
+  async function wait(account: Account): Promise<void> {
+    for (let ms = owedMs(account); ms > 0; ms = owedMs(account)) {
+      await new Promise<void>((resolve) => setTimeout(resolve, ms));
+    }
+    // As if a fault came of it: what does is known too late for the next in the queue.
+    charge(account, 1);
+    account.prepaid += 1;
+    account.waiting -= 1;
   }
 
   return (program) => ({
     blame(faults) {
       if (faults === 0) return;
-      const nowMs = performance.now();
-      for (const [other, atMs] of evenMs) {
-        if (atMs > nowMs) break;
-        evenMs.delete(other);
-      }
-      const atMs = Math.max(nowMs, evenMs.get(program) ?? 0) + faults * faultMs;
-      evenMs.delete(program);
-      evenMs.set(program, Math.min(atMs, nowMs + creditMs + LONGEST_MS));
+      forgetOthers();
+      const fresh = { evenMs: 0, prepaid: 0, waiting: 0, last: Promise.resolve() };
+      const account = accounts.get(program) ?? fresh;
+      const prepaid = Math.min(faults, account.prepaid);
+      account.prepaid -= prepaid;
+      charge(account, faults - prepaid);
+      accounts.delete(program);
+      accounts.set(program, account);
     },
-    isOver: () => owedMs(program) > 0,
-    async again() {
-      // Of many that wait for the same moment the first may use it up.
-      for (let ms = owedMs(program); ms > 0; ms = owedMs(program)) {
-        await new Promise<void>((resolve) => setTimeout(resolve, ms));
-      }
+    isOver() {
+      const account = accounts.get(program);
+      return account !== undefined && (account.waiting > 0 || owedMs(account) > 0);
+    },
+    get waiting() {
+      return accounts.get(program)?.waiting ?? 0;
+    },
+    again() {
+      const account = accounts.get(program);
+      if (account === undefined) return Promise.resolve();
+      account.waiting += 1;
+      account.last = account.last.then(() => wait(account));
+      return account.last;
     },
   });
 }

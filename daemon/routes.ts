@@ -4,7 +4,7 @@
 import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
 import { type Kind, kinds, type Method, Refusal } from "../client/wire.js";
-import { isFault } from "./patience.js";
+import { isFault, type Patience } from "./patience.js";
 import { type Answer, readJson } from "./rpc.js";
 
 export type Request = { readonly head: IncomingMessage; readonly body: Buffer };
@@ -15,19 +15,22 @@ export type Reply = {
   readonly text: string | null;
   /** Of an error, in the header `procsup-kind`. */
   readonly kind?: Kind;
-  /** Of the client's, told in it. */
-  readonly faults?: number;
+  /** A fault of the client's that nobody has blamed it for. */
+  readonly isFault?: boolean;
   /** Methods that would do. */
   readonly allow?: string;
   /** The connection ends with it. */
   readonly last?: boolean;
 };
 
+/** Whose request it is. */
+export type From<C> = { readonly caller: C; readonly patience: Patience };
+
 type Route<C> = {
   readonly path: RegExp;
   readonly methods: readonly string[];
   /** `part` is what the path's pattern has caught. */
-  reply(text: string, caller: C, part: string): Promise<Reply> | Reply;
+  reply(text: string, from: From<C>, part: string): Promise<Reply> | Reply;
 };
 
 const TERMINATE = "/api/processes/terminate/";
@@ -39,33 +42,33 @@ const TERMINATE = "/api/processes/terminate/";
 export function createRoutes<C>(
   answer: Answer<C>,
   isStopping: () => boolean,
-): (request: Request, caller: C) => Promise<Reply> {
-  const call = async (method: Method, params: object, caller: C) => {
+): (request: Request, from: From<C>) => Promise<Reply> {
+  const call = async (method: Method, params: object, { caller, patience }: From<C>) => {
     const line = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
-    return translate((await answer(line, caller)).text);
+    return translate(await answer(line, caller, patience));
   };
   const routes: Route<C>[] = [
     {
       path: new RegExp(`^${TERMINATE}([^/?]+)$`),
       methods: ["POST"],
-      reply(text, caller, part) {
+      reply(text, from, part) {
         const params = readTerminate(part, text);
         if (params instanceof Refusal) return failed(params);
-        return call("terminate", params, caller);
+        return call("terminate", params, from);
       },
     },
     {
       path: /^\/rpc$/,
       methods: ["POST"],
-      async reply(text, caller) {
-        const { text: line, faults } = await answer(text, caller);
-        return { status: line === null ? 204 : 200, text: line, faults };
+      async reply(text, { caller, patience }) {
+        const line = await answer(text, caller, patience);
+        return { status: line === null ? 204 : 200, text: line };
       },
     },
     {
       path: /^\/openrpc\.json$/,
       methods: ["GET", "HEAD"],
-      reply: (_, caller) => call("rpc.discover", {}, caller),
+      reply: (_, from) => call("rpc.discover", {}, from),
     },
     {
       path: /^\/healthz$/,
@@ -76,7 +79,7 @@ export function createRoutes<C>(
           : { status: 200, text: '{"status":"ok"}' },
     },
   ];
-  return async ({ head, body }, caller) => {
+  return async ({ head, body }, from) => {
     const stranger = whyNotAnswered(head);
     if (stranger !== null) return failed(stranger);
     const { url = "", method = "" } = head;
@@ -85,7 +88,7 @@ export function createRoutes<C>(
     if (!route.methods.includes(method)) return notAllowed(method, route.methods.join(", "));
     const unreadable = whyNotRead(head, body);
     if (unreadable !== null) return unreadable;
-    return route.reply(body.toString("utf8"), caller, route.path.exec(url)?.[1] ?? "");
+    return route.reply(body.toString("utf8"), from, route.path.exec(url)?.[1] ?? "");
   };
 }
 
@@ -98,14 +101,14 @@ function translate(line: string | null): Reply {
   };
   if (error === undefined) return { status: 200, text: JSON.stringify(result) };
   const { message, data } = error;
-  return failed(new Refusal(data.kind, message));
+  return { ...failed(new Refusal(data.kind, message)), isFault: false };
 }
 
 /** A refusal in HTTP's words; its kind's status unless HTTP has a closer one. */
 export function failed(refusal: Refusal, status: number = kinds[refusal.kind].http): Reply {
   const { kind, message } = refusal;
-  const faults = isFault(kinds[kind].code) ? 1 : 0;
-  return { status, kind, faults, text: JSON.stringify({ error: message }) };
+  const text = JSON.stringify({ error: message });
+  return { status, kind, text, isFault: isFault(kinds[kind].code) };
 }
 
 // --- what is refused here -------------------------------------------------------------------

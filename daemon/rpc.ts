@@ -11,17 +11,17 @@ import {
   JSONRPCServer,
 } from "json-rpc-2.0";
 import { type Kind, kinds, limits, Refusal } from "../client/wire.js";
-import { isFault } from "./patience.js";
+import { isFault, type Patience } from "./patience.js";
 import { turn } from "./slices.js";
 
 /** A method: validated by whoever made it, throwing Refusal for every planned error. */
 export type Call<C> = (params: unknown, caller: C) => unknown;
 
-/** `text` is null when no answer is due (notifications); `faults` of the client's are told in it. */
-export type Answered = { readonly text: string | null; readonly faults: number };
-
-/** The answer to one line. Never rejects. */
-export type Answer<C> = (text: string, caller: C) => Promise<Answered>;
+/**
+ * The answer to one line, or null when none is due (notifications). Never rejects. Its faults are put to
+ * the account of whoever has sent it, and a batch waits between its parts when that is used up.
+ */
+export type Answer<C> = (text: string, caller: C, patience: Patience) => Promise<string | null>;
 
 /**
  * Answer lines by `calls`. An error that is no Refusal is a bug or a broken machine: it is given to
@@ -40,22 +40,27 @@ export function createAnswer<C>(
     return Promise.resolve(protocolError("invalid_request", idOf(message)));
   }
 
-  return async (text, caller) => {
-    const message = readJson(text);
-    if (message instanceof Refusal) return single(unreadable(message), unforeseen);
-    if (!Array.isArray(message)) return single(await one(message, caller), unforeseen);
-    if (message.length === 0 || message.length > limits.batchCalls) {
-      return single(protocolError("invalid_request", null), unforeseen);
-    }
-    const batch = createBatch(unforeseen);
+  async function all(messages: unknown[], caller: C, patience: Patience): Promise<string | null> {
+    const batch = createBatch(patience, unforeseen);
     const parts: PromiseLike<void>[] = [];
-    for (const [at, part] of message.entries()) {
+    for (const [at, part] of messages.entries()) {
       // A hundred spawns in one turn of the event loop would keep everybody else waiting for seconds.
-      if (at > 0) await turn();
+      if (at > 0) await (patience.isOver() ? patience.again() : turn());
       parts.push(one(part, caller).then((response) => batch.put(at, response)));
     }
     await Promise.all(parts);
-    return batch.answered();
+    return batch.text();
+  }
+
+  return async (text, caller, patience) => {
+    const message = readJson(text);
+    if (Array.isArray(message) && message.length > 0 && message.length <= limits.batchCalls) {
+      return all(message, caller, patience);
+    }
+    const response = message instanceof Refusal ? unreadable(message) : await one(message, caller);
+    // A long one took as long to read as several short ones.
+    if (isFaulty(response)) patience.blame(Math.ceil(text.length / LONG_CHARS));
+    return stringify(response, unforeseen);
   };
 }
 
@@ -119,15 +124,8 @@ function endOfString(text: string, start: number): number {
   return text.length;
 }
 
-function single(
-  response: JSONRPCResponse | null,
-  unforeseen: (error: unknown) => string,
-): Answered {
-  return { text: stringify(response, unforeseen), faults: faultsIn(response) };
-}
-
-function faultsIn(response: JSONRPCResponse | null): number {
-  return response?.error !== undefined && isFault(response.error.code) ? 1 : 0;
+function isFaulty(response: JSONRPCResponse | null): boolean {
+  return response?.error !== undefined && isFault(response.error.code);
 }
 
 /** As the specification prints it where it does. */
@@ -136,31 +134,32 @@ function unreadable(refusal: Refusal): JSONRPCErrorResponse {
   return refusalResponse(null, refusal);
 }
 
-/** An answer that took long to write out. */
+/** A text that takes long to write out, or to read. */
 const LONG_CHARS = 16 * 1024;
+/** Kept free in the answer to a batch, for the refusals of what does not fit. */
+const REFUSALS_BYTES = limits.batchCalls * 256;
 
 /**
  * The answer to a batch, of the answers to its parts. One line, so within the limit of a line: what does
  * not fit is refused, part by part. Each is put into words as it comes, so that no more than that is held
  * while others are awaited.
  */
-function createBatch(unforeseen: (error: unknown) => string) {
+function createBatch(patience: Patience, unforeseen: (error: unknown) => string) {
   const texts: string[] = [];
-  let chars = 2;
-  let faults = 0;
+  let bytes = 2;
   let last = Promise.resolve();
 
   async function put(at: number, part: JSONRPCResponse | null): Promise<void> {
     let text = stringify(part, unforeseen);
     if (part === null || text === null) return;
-    faults += faultsIn(part);
+    if (isFaulty(part)) patience.blame(1);
     if (text.length > LONG_CHARS) await turn();
-    if (chars + text.length > limits.lineBytes) {
+    if (bytes + Buffer.byteLength(text) > limits.lineBytes - REFUSALS_BYTES) {
       const message = "The answers of this batch are longer than one line may be: call it alone";
       const refusal = new Refusal("limit_exceeded", message, { limit: "lineBytes" });
       text = JSON.stringify(refusalResponse(part.id, refusal));
     }
-    chars += text.length + 1;
+    bytes += Buffer.byteLength(text) + 1;
     texts[at] = text;
   }
 
@@ -170,10 +169,10 @@ function createBatch(unforeseen: (error: unknown) => string) {
       last = last.then(() => put(at, part));
       return last;
     },
-    /** In the order of the parts. */
-    answered(): Answered {
+    /** In the order of the parts; null when no answer is due. */
+    text(): string | null {
       const due = texts.filter(() => true); // without the holes
-      return { text: due.length === 0 ? null : `[${due.join(",")}]`, faults };
+      return due.length === 0 ? null : `[${due.join(",")}]`;
     },
   };
 }

@@ -248,7 +248,8 @@ scenario("what a client asks for that is gone by then does not stay", async (sce
 });
 
 scenario("a mebibyte of brackets is refused before it is parsed", async (scene) => {
-  const daemon = await visitDaemon(scene);
+  const args = configFile(scene, { faultsPerSecond: 1_000_000 });
+  const daemon = await startDaemon(scene, { args });
   const raw = await daemon.raw();
   for (const [piece, limit] of [
     ["[", "nesting"],
