@@ -1,6 +1,6 @@
 // A containment made of whatever a search finds: nothing holds its members, so they are looked for again
 // at each step, stopped before they are killed, and believed gone only when two searches in a row
-// find nobody. What is searched for is not decided here.
+// find nobody and nobody else can have slipped through, or five do. What is searched for is not decided here.
 
 import { closeSync } from "node:fs";
 import type { Signal } from "../client/wire.js";
@@ -13,7 +13,7 @@ import {
   signalProcess,
   untilEnded,
 } from "./pidfd.js";
-import { isLiving, listProcesses, readStat, runsAs } from "./procfs.js";
+import { isLiving, latestNumber, listProcesses, readStat, runsAs } from "./procfs.js";
 import { sitOut } from "./reserve.js";
 import { readTag, type Seen } from "./signs.js";
 import { createSlices, type Lane } from "./slices.js";
@@ -29,6 +29,9 @@ export type Search = {
   uid: number | null;
 };
 
+/** How many searches in a row are believed when they find nobody, whoever begins meanwhile. */
+const SEARCHES = 5;
+
 export function holdFound({ find: search, leader, tag, uid }: Search): Containment {
   /** For an end: whoever only asks does not stretch it. */
   const find = () => search("searches");
@@ -38,9 +41,20 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
   const isEmpty = async () => {
     if (isGone) return true;
     if (leader !== null && leader.exit === null) return false;
-    // Twice: who forks and ends between two looks of one search is in neither.
-    isGone = (await find()).length === 0 && (await find()).length === 0;
+    isGone = await findsNobody();
     return isGone;
+  };
+  /**
+   * Who forks and ends between two looks of one search is in neither. So one search more is made, and more
+   * while others begin meanwhile: where nobody does, nobody has got away by it.
+   */
+  const findsNobody = async () => {
+    for (let searches = 0; searches < SEARCHES; searches++) {
+      const latest = latestNumber();
+      if ((await find()).length > 0) return false;
+      if (searches > 0 && latest !== null && latest === latestNumber()) return true;
+    }
+    return true;
   };
   /** One step nearer to emptiness; true when that is reached. */
   const awaitNext = async () => {

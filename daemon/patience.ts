@@ -19,13 +19,13 @@ export function isFault(code: number): boolean {
 
 /** With one program. */
 export type Patience = {
-  /** So many faults of it have been answered. */
+  /** So many faults of it, one at least, have been answered. */
   blame(faults: number): void;
   /** What it has sent has to wait. */
   isOver(): boolean;
   /** How many wait now. */
   readonly waiting: number;
-  /** Resolves when it is the turn of what came before whatever waits later. */
+  /** Resolves when it may go on: one after the other, in the order in which they asked. */
   again(): Promise<void>;
 };
 
@@ -82,7 +82,6 @@ export function createPatience(
 
   return (program) => ({
     blame(faults) {
-      if (faults === 0) return;
       forgetOthers();
       const fresh = { evenMs: 0, prepaid: 0, waiting: 0, last: Promise.resolve() };
       const account = accounts.get(program) ?? fresh;

@@ -246,6 +246,14 @@ export async function listProcesses(): Promise<number[]> {
     .sort((a, b) => b - a);
 }
 
+/**
+ * The number that was given away last in this pid namespace: the same twice means that nobody has begun
+ * in between. Null when the kernel does not tell. man 5 proc_loadavg.
+ */
+export function latestNumber(): string | null {
+  return /(\d+)\n$/.exec(readProc("/proc/loadavg") ?? "")?.[1] ?? null;
+}
+
 function listWithReserve(error: NodeJS.ErrnoException): string[] {
   if (!isExhausted(error)) throw error;
   return withReserve(() => readdirSync("/proc"));
