@@ -22,8 +22,8 @@ const TURNED_AWAY_MS = 100;
 const TURNED_AWAY = 64;
 
 /**
- * Serve the connections of `server`, which is told to pause them. The function returned ends them all once their replies are written,
- * or after `graceMs`.
+ * Serve the connections of `server`, which is told to pause them at first. The function returned ends
+ * them all once their replies are written, or after `graceMs`.
  */
 export function serve<C>(
   server: Server,

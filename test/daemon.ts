@@ -99,6 +99,12 @@ export function configFile(scene: Pick<Scene, "folder">, settings: object): stri
   return ["--config", path];
 }
 
+/** Resident memory, now or at its peak. man 5 proc_pid_status. */
+export function rssMib({ pid }: Daemon, at: "VmRSS" | "VmHWM" = "VmRSS"): number {
+  const status = readFileSync(`/proc/${pid}/status`, "latin1");
+  return Number(new RegExp(`${at}:\\s+(\\d+) kB`).exec(status)?.[1]) / 1024;
+}
+
 /** End the daemon as nothing can be prepared for; whoever it has started lives on. */
 export async function crash(daemon: Daemon): Promise<void> {
   daemon.child.kill("SIGKILL");

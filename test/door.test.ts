@@ -10,17 +10,12 @@ import {
   configFile,
   type Daemon,
   type Raw,
+  rssMib,
   startDaemon,
   theDaemonGoes,
   visitDaemon,
 } from "./daemon.js";
 import { scenario, until, within } from "./scenario.js";
-
-/** Resident memory, now or at its peak. man 5 proc_pid_status. */
-function rssMib({ pid }: Daemon, at: "VmRSS" | "VmHWM" = "VmRSS"): number {
-  const status = readFileSync(`/proc/${pid}/status`, "latin1");
-  return Number(new RegExp(`${at}:\\s+(\\d+) kB`).exec(status)?.[1]) / 1024;
-}
 
 const info = `${JSON.stringify(call("info"))}\n`;
 

@@ -1,11 +1,10 @@
 // 100,000 inputs that nobody should send, over both doors of one daemon: whatever they are, it answers in
 // the contract's words or hangs up, logs no bug, keeps its size, and answers who asks properly meanwhile.
 
-import { readFileSync } from "node:fs";
 import net from "node:net";
 import { is, ok } from "uvu/assert";
 import { kinds } from "../client/wire.js";
-import { configFile, type Daemon, startDaemon } from "./daemon.js";
+import { configFile, type Daemon, rssMib, startDaemon } from "./daemon.js";
 import { createDice, type Dice, hostileLine, hostileRequest } from "./hostile.js";
 import { type Scene, scenario, within } from "./scenario.js";
 
@@ -28,11 +27,6 @@ const seed = Number(process.env["PROCSUP_SEED"] ?? 20_261_125);
 const codes = new Set(Object.values(kinds).map(({ code }) => code as number));
 /** Nothing ends here and nothing breaks, so 500 is none of them. */
 const statuses = new Set([100, 200, 204, 400, 403, 404, 405, 409, 413, 415, 417, 422, 429, 431]);
-
-function rssMib({ pid }: Daemon): number {
-  const status = readFileSync(`/proc/${pid}/status`, "latin1");
-  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) / 1024;
-}
 
 /** Send lines; resolves when the daemon has answered a proper call behind them. */
 function sendLines(socket: net.Socket, lines: Buffer[], mark: string): Promise<void> {
