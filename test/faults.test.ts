@@ -126,10 +126,11 @@ for (const containment of containments) {
       const lift = limitDescriptors(daemon, 3);
       await isLackOfDescriptors(client.status({ id: idle.id }));
       await isLackOfDescriptors(client.pause({ id: idle.id }));
-      process.kill(Number(readFileSync(two, "utf8")), "SIGKILL");
+      const half = Number(readFileSync(two, "utf8"));
+      process.kill(half, "SIGKILL");
       process.kill(crashing.pid, "SIGSEGV");
       process.kill(stray, "SIGKILL");
-      await until("they are gone", () => !isAlive(crashing.pid) && !isAlive(stray));
+      await until("they are gone", () => ![half, crashing.pid, stray].some(isAlive));
       lift();
       is((await client.wait({ id: crashing.id })).process.signal, "SIGSEGV");
       is((await client.wait({ id: orphaned.id })).process.exitCode, 5);
