@@ -112,6 +112,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
   const { folder } = room;
   let emptied: Promise<void> | null = null;
   let isPaused = wasPaused;
+  let wasKilled = false;
   let isGone = false;
   const isOurs = (pid: number) => isInCgroup(pid, id);
   /** The leader is a member from its first moment, also while it is on its way in. */
@@ -126,11 +127,9 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
     order(folder, "cgroup.freeze", on ? "1" : "0");
     isPaused = on;
   };
+  const has = (key: CgroupEvent) => hasEvent(readListAgain(room.events), key);
   /** Once empty it stays so: nobody is left to enter it. */
-  const isEmpty = () => {
-    isGone ||= leader.exit !== null && !hasEvent(readListAgain(room.events), "populated");
-    return isGone;
-  };
+  const isEmpty = () => (isGone ||= leader.exit !== null && !has("populated"));
   return {
     kind: "cgroup",
     members: async () => members(),
@@ -145,16 +144,17 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
       // On its way in the leader is not a member yet, but its group is it. Then whoever is inside.
       if (leader.exit === null) signalGroup(leader, "SIGKILL");
       order(folder, "cgroup.kill", "1");
-      // cgroup.kill passes over a zombie whose threads live (kernel: css_task_iter_advance).
-      const zombies = found.filter((pid) => readStat(pid)?.state === "Z");
+      // It passes over a zombie whose threads live (kernel: css_task_iter_advance). To look at each of a
+      // hundred while they die makes their end a tenth longer: at first nobody is looked at.
+      const zombies = wasKilled ? found.filter(isZombie) : [];
       signalEach(leader, zombies, isOurs, ["SIGKILL"]);
+      wasKilled = true;
       return { found, reached: found.length, refused: [] };
     },
     async pause() {
       const found = members();
       freeze(true);
-      const isFrozen = () => hasEvent(readListAgain(room.events), "frozen");
-      await untilEvent(folder, isFrozen, FREEZE_MS);
+      await untilEvent(folder, () => has("frozen"), FREEZE_MS);
       return { found, reached: found.length, refused: [] };
     },
     isEmpty: async () => isEmpty(),
@@ -178,6 +178,10 @@ export function listMembers(folder: string): number[] {
   return own.concat(childrenOf(folder).flatMap(listMembers));
 }
 
+function isZombie(pid: number): boolean {
+  return readStat(pid)?.state === "Z";
+}
+
 function pidsIn(lines: string): number[] {
   return lines
     .split("\n")
@@ -193,8 +197,10 @@ function childrenOf(folder: string): string[] {
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
-/** In the text of cgroup.events. `populated`: somebody lives in it or below; `frozen`: all stand still. */
-export function hasEvent(events: string, key: "populated" | "frozen"): boolean {
+/** In cgroup.events. `populated`: somebody lives in it or below; `frozen`: all stand still. */
+type CgroupEvent = "populated" | "frozen";
+
+export function hasEvent(events: string, key: CgroupEvent): boolean {
   return events.includes(`${key} 1\n`);
 }
 
