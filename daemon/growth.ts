@@ -11,12 +11,9 @@ const IN_ONESHOT = 0x8000_0000;
 /** Bytes of an event, without the name that only a folder's have. */
 const EVENT_BYTES = 16;
 
-type Growth = {
-  readonly fd: number;
-  readonly waiting: Map<number, () => void>;
-  close(): void;
-};
+type Growth = { readonly fd: number; readonly waiting: Map<number, () => void> };
 
+/** Kept once it is open: to close it blocks for the kernel's next grace period, 10 to 25 ms. */
 let growth: Growth | null = null;
 
 /**
@@ -27,31 +24,14 @@ let growth: Growth | null = null;
 export function watchGrowth(path: string, grown: () => void): () => void {
   growth ??= openGrowth();
   const { fd, waiting } = growth;
-  const watch = add(fd, path);
+  const watch = inotifyAdd(fd, path, IN_MODIFY | IN_ONESHOT);
   waiting.set(watch, grown);
   return () => {
-    if (!waiting.delete(watch)) return;
-    inotifyRemove(fd, watch);
-    closeUnused();
+    if (waiting.delete(watch)) inotifyRemove(fd, watch);
   };
 }
 
-function add(fd: number, path: string): number {
-  try {
-    return inotifyAdd(fd, path, IN_MODIFY | IN_ONESHOT);
-  } catch (error) {
-    closeUnused();
-    throw error;
-  }
-}
-
-function closeUnused(): void {
-  if (growth === null || growth.waiting.size > 0) return;
-  growth.close();
-  growth = null;
-}
-
-/** It lives as long as anybody waits, and keeps no program alive. */
+/** It keeps no program alive. */
 function openGrowth(): Growth {
   const fd = inotifyInit();
   const waiting = new Map<number, () => void>();
@@ -67,10 +47,9 @@ function openGrowth(): Growth {
       waiting.delete(watch);
       grown?.();
     }
-    closeUnused();
   };
   handle.unref();
-  return { fd, waiting, close: () => handle.close() };
+  return { fd, waiting };
 }
 
 /** Whose event came; all of them when some were dropped. */
