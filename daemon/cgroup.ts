@@ -12,6 +12,7 @@ import {
   watch,
   writeFileSync,
 } from "node:fs";
+import { rmdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { type Containing, type Containment, type Leader, signalEach } from "./containment.js";
 import { enterCgroup } from "./gate.js";
@@ -255,10 +256,22 @@ function removeCgroup(folder: string): boolean {
   }
 }
 
-/** The last threads of a member that has ended may be in the kernel yet: EBUSY for some milliseconds. */
+/**
+ * The last threads of a member that has ended may be in the kernel yet: EBUSY for some milliseconds. A thread
+ * waits for the kernel, which removes none while a process enters any (cgroup_mutex), 20 ms at worst.
+ */
 async function removeSoon(folder: string): Promise<void> {
-  for (let waitMs = 1; !removeCgroup(folder) && waitMs < REMOVE_MS; waitMs *= 2) {
+  for (let waitMs = 1; !(await isRemoved(folder)) && waitMs < REMOVE_MS; waitMs *= 2) {
     if (hasEvent(readList(join(folder, "cgroup.events")), "populated")) return;
     await new Promise((resolve) => setTimeout(resolve, waitMs));
+  }
+}
+
+async function isRemoved(folder: string): Promise<boolean> {
+  try {
+    await rmdir(folder);
+    return true;
+  } catch {
+    return removeCgroup(folder); // it says why
   }
 }
