@@ -9,7 +9,7 @@ import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import type { Patience } from "./patience.js";
 import { type Answer, protocolError, refusalResponse } from "./rpc.js";
-import { type Account, beginCall, charge, isToWait, openAccount } from "./shares.js";
+import { type Account, beginCall, charge, chargeBytes, laneToWait, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection = {
@@ -135,7 +135,7 @@ function read(connection: Connection, isOwnTurn = false): void {
         refuseLine(connection);
         return;
       case "more":
-        charge(account, beganMs);
+        chargeBytes(account, beganMs);
         readOn(connection);
         return;
     }
@@ -148,7 +148,8 @@ function read(connection: Connection, isOwnTurn = false): void {
 function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
   if (isDue) return null;
   if (patience.isOver()) return patience.again();
-  return isToWait(account) ? turn() : null;
+  const lane = laneToWait(account);
+  return lane === null ? null : turn(lane);
 }
 
 function readLater(connection: Connection, when: Promise<void>): void {

@@ -4,15 +4,22 @@
 const SLICE_MS = 0.2;
 
 /**
- * Whose work goes on in a later turn of the event loop: of those who wait in a lane, one in each turn. A
- * scan that ends depend on has one of its own, and what is made of it too: however many calls wait, and
+ * Whose work goes on in a later turn of the event loop: of those who wait in a lane, one in each turn. Calls
+ * that are short, and those of who is within a share of the thread, wait for one long call, not for all of
+ * them. A scan that ends depend on has a lane too, and so has what is made of it: however many calls wait, and
  * however many searches, it goes on as fast.
  */
-const lanes = { calls: [], scans: [], searches: [] } satisfies Record<string, (() => void)[]>;
+const lanes: Record<Lane, (() => void)[]> = {
+  short: [],
+  modest: [],
+  calls: [],
+  scans: [],
+  searches: [],
+};
 
-export type Lane = keyof typeof lanes;
+export type Lane = "short" | "modest" | "calls" | "scans" | "searches";
 
-const queues: readonly (() => void)[][] = Object.values(lanes);
+const queues = Object.values(lanes);
 let isDue = false;
 
 /**
@@ -21,8 +28,7 @@ let isDue = false;
  */
 export function turn(lane: Lane = "calls"): Promise<void> {
   return new Promise((goOn) => {
-    const queue: (() => void)[] = lanes[lane];
-    queue.push(goOn);
+    lanes[lane].push(goOn);
     if (!isDue) setImmediate(release);
     isDue = true;
   });

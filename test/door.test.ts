@@ -169,6 +169,26 @@ scenario("others get their turns between the calls of a batch", async (scene) =>
   ok(answered >= 10, `${answered} answered meanwhile`);
 });
 
+scenario("long calls that come all at once let short ones through", async (scene) => {
+  const daemon = await visitDaemon(scene);
+  const many = await Promise.all(Array.from({ length: 20 }, () => daemon.raw()));
+  const modest = await daemon.raw();
+  const ask = call("status", { pid: 1 });
+  // It is known for short calls by then, of the others anything may be expected.
+  for (let n = 0; n < 20; n++) ok((await modest.ask(ask)).error);
+  const answered: string[] = [];
+  const hear = (raw: Raw, who: string) => raw.next().then(() => answered.push(who));
+  const all = [...many.map((raw) => hear(raw, "spawn")), hear(modest, "status")];
+  // What is sent while it stands still it finds all at once, the short one last.
+  process.kill(daemon.pid, "SIGSTOP");
+  for (const raw of many) raw.write(`${JSON.stringify(call("spawn", { command: ["true"] }))}\n`);
+  modest.write(`${JSON.stringify(ask)}\n`);
+  process.kill(daemon.pid, "SIGCONT");
+  await Promise.all(all);
+  is(answered.length, 21);
+  ok(answered.indexOf("status") < 10, answered.join());
+});
+
 scenario("whoever has had more than a share waits behind who has not", async (scene) => {
   const daemon = await startDaemon(scene);
   const spawnOf = (name: string) =>
