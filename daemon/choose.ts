@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { cgroups, hasEvent, untilEvent } from "./cgroup.js";
 import type { Containing } from "./containment.js";
 import { groups } from "./group.js";
-import { launch } from "./launch.js";
+import { findProgram, launch } from "./launch.js";
 import { CannotStart } from "./listen.js";
 import { readList } from "./procfs.js";
 import type { Settings, Unit } from "./settings.js";
@@ -94,15 +94,16 @@ function fromOctal(place: string): string {
 
 /** Does a process enter, is it seen there, does it die of the one write, and is that seen? */
 async function probe(base: string): Promise<void> {
-  const place = cgroups(base).prepare(PROBE, null);
-  const folder = join(base, PROBE);
-  const command = {
+  const program = findProgram({
     command: ["sleep", "60"],
     cwd: "/",
-    env: new Map<string, string>(),
+    env: new Map(),
     account: null,
-  };
-  const launched = launch(command, { stdout: null, stderr: null }, place, null);
+  });
+  if (!program.ok) throw new Error(program.message);
+  const place = cgroups(base).prepare(PROBE, null);
+  const folder = join(base, PROBE);
+  const launched = launch(program, { stdout: null, stderr: null }, place, null);
   if (!launched.ok) {
     place.abandon();
     throw new Error(launched.message);

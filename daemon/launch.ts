@@ -23,37 +23,48 @@ export type Command = {
 export type Failure = { ok: false; stage: Stage; errno: string; message: string };
 export type Launch = { ok: true; leader: Leader } | Failure;
 
+/** A command, and the file that is to be executed for it. */
+export type Program = { ok: true; command: Command; path: string };
+
 /** Stdin of every process, and its output where none is kept. */
 const nowhere = openSync("/dev/null", "r+");
 
+/** The program of `command`, looked for as whoever is to run it: before anything is made for it. */
+export function findProgram(command: Command): Program | Failure {
+  const { account, cwd } = command;
+  try {
+    return asUser(account, () => {
+      checkFolder(cwd);
+      return { ok: true, command, path: pathOf(command) };
+    });
+  } catch (error) {
+    return explain(command, error as NodeJS.ErrnoException);
+  }
+}
+
 /**
- * Start `command` inside `place`, as the leader of a session and group of its own, bearing `tag` unless
+ * Start a program inside `place`, as the leader of a session and group of its own, bearing `tag` unless
  * that is null. When it returns `ok`, exec has happened. On failure nothing runs.
  */
 export function launch(
-  command: Command,
+  { command, path }: Program,
   output: OutputFds,
   place: Place,
   tag: bigint | null,
 ): Launch {
   const [file = "", ...args] = command.command;
-  const { account } = command;
+  const image: Image = {
+    path,
+    argv: [file, ...args],
+    env: Array.from(command.env, ([name, value]) => `${name}=${value}`),
+    cwd: command.cwd,
+    stdio: [nowhere, output.stdout ?? nowhere, output.stderr ?? nowhere],
+  };
   try {
-    const path = asUser(account, () => {
-      checkFolder(command.cwd);
-      return findProgram(command);
-    });
-    const image: Image = {
-      path,
-      argv: [file, ...args],
-      env: Array.from(command.env, ([name, value]) => `${name}=${value}`),
-      cwd: command.cwd,
-      stdio: [nowhere, output.stdout ?? nowhere, output.stderr ?? nowhere],
-    };
-    const start = () => startHeld(image, (one) => startAs(account, one, place));
+    const start = () => startHeld(image, (one) => startAs(command.account, one, place));
     return { ok: true, leader: tag === null ? start() : withTag(tag, start) };
   } catch (error) {
-    return asUser(account, () => explain(command, error as NodeJS.ErrnoException));
+    return explain(command, error as NodeJS.ErrnoException);
   }
 }
 
@@ -96,7 +107,7 @@ function startAsExecvp(image: Image, spawn: (image: Image) => number): number {
  * The file that execvp would run, its interpreter looked at too: behind a cgroup's gate it would be
  * too late to say so. Throws ENOENT or EACCES. man 3 exec, man 2 execve.
  */
-function findProgram(command: Command): string {
+function pathOf(command: Command): string {
   const path = candidates(command).find(isExecutable);
   if (path === undefined) {
     const code = candidates(command).some(exists) ? "EACCES" : "ENOENT";
@@ -159,7 +170,10 @@ function interpreterOf(path: string): string | null {
 
 /** Name the stage of a failed start: the errno alone does not say which file was meant. */
 function explain(command: Command, error: NodeJS.ErrnoException): Failure {
-  const errno = error.code ?? "EUNKNOWN";
+  return asUser(command.account, () => explainAs(command, error.code ?? "EUNKNOWN"));
+}
+
+function explainAs(command: Command, errno: string): Failure {
   const [file = ""] = command.command;
   const failed = (stage: Stage, message: string): Failure => ({ ok: false, stage, errno, message });
   const full = noRoom(errno);

@@ -8,7 +8,7 @@ import { takeSpawn, type Viewer } from "./access.js";
 import type { Containment, Leader, Place } from "./containment.js";
 import { identify } from "./identity.js";
 import { append } from "./journal.js";
-import { type Command, type Failure, type Launch, launch, noRoom } from "./launch.js";
+import { type Command, type Failure, findProgram, type Launch, launch, noRoom } from "./launch.js";
 import { closeOutput, createOutput, giveOutput, type OutputFds } from "./output.js";
 import type { Spec } from "./records.js";
 import { sitOut } from "./reserve.js";
@@ -136,13 +136,15 @@ function environment(
 type Running = { leader: Leader; tree: Containment };
 type Started = ({ ok: true } & Running) | Failure;
 
-/** Output, then a place, then life; whatever was made is taken down again when the next step fails. */
+/** A program, output, a place, life; whatever was made is taken down again when the next step fails. */
 function start(
   table: Table,
   { id, spec }: Entry,
   mode: Checked<"spawn">["output"],
   command: Command,
 ): Started {
+  const program = findProgram(command);
+  if (!program.ok) return program;
   let output: OutputFds;
   try {
     output = createOutput(table.output, id, mode, spec.name ?? basename(spec.command[0] ?? ""));
@@ -155,7 +157,7 @@ function start(
     if (account !== null) giveOutput(output, account.uid, account.gid);
     const place = table.containing.prepare(id, account?.uid ?? null);
     const tag = tagFor(table.tags, id);
-    return settle(launch(command, output, place, tag), place);
+    return settle(launch(program, output, place, tag), place);
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
     return noRoom(code) ?? failure("contain", error, "cannot make a cgroup");
