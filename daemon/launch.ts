@@ -169,8 +169,13 @@ function interpreterOf(path: string): string | null {
 // --- why not ----------------------------------------------------------------------------------
 
 /** Name the stage of a failed start: the errno alone does not say which file was meant. */
-function explain(command: Command, error: NodeJS.ErrnoException): Failure {
-  return asUser(command.account, () => explainAs(command, error.code ?? "EUNKNOWN"));
+function explain(command: Command, { code: errno = "EUNKNOWN" }: NodeJS.ErrnoException): Failure {
+  try {
+    return asUser(command.account, () => explainAs(command, errno));
+  } catch {
+    // Then that was the reason as well: a root who may not change groups, in a namespace of a user's.
+    return { ok: false, stage: "exec", errno, message: `${errno}: cannot become the user` };
+  }
 }
 
 function explainAs(command: Command, errno: string): Failure {

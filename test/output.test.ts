@@ -9,7 +9,7 @@ import type { OutputFolder } from "../daemon/output.js";
 import { readOutput } from "../daemon/reading.js";
 import { createLatch } from "./cli.js";
 import { call, type Daemon, type StartOptions, startDaemon } from "./daemon.js";
-import { bearers, type Scene, scenario, skipped, until } from "./scenario.js";
+import { bearers, type Scene, scenario, skipped, until, whyNot } from "./scenario.js";
 
 const CAP = 1024 * 1024;
 /** What a file system may take beside the data, to know where it lies. */
@@ -343,10 +343,4 @@ function lostOf({ log }: Daemon): number {
 /** Right behind it, but for a line in part. */
 function isKeptFrom(oldest: number, lost: number): boolean {
   return oldest >= lost && oldest - lost <= 10;
-}
-
-/** Null when this machine lets us do that. */
-function whyNot([file = "", ...args]: string[]): string | null {
-  const { status, stderr } = spawnSync(file, args, { encoding: "utf8" });
-  return status === 0 ? null : stderr.trim();
 }

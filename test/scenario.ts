@@ -1,6 +1,7 @@
 // One scenario, one behaviour: a sentence, a body, a folder of its own, a time limit, and the proof that
 // nothing of it lives afterwards. uvu runs it; what uvu lets pass is caught here.
 
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +53,12 @@ export function skipped(name: string, reason: string): void {
   const test = suite(`${name}: skipped, ${reason}`);
   test.skip(name);
   test.run();
+}
+
+/** Null when this machine lets us run that, else what it says. */
+export function whyNot([file = "", ...args]: readonly string[]): string | null {
+  const { status, stderr, error } = spawnSync(file, args, { encoding: "utf8" });
+  return status === 0 ? null : String(error ?? stderr).trim();
 }
 
 function asError([first, ...rest]: unknown[]): Error {
