@@ -9,7 +9,15 @@ import { closeWith, createListener, type Door } from "./connection.js";
 import type { Listener } from "./feed.js";
 import type { Patience } from "./patience.js";
 import { type Answer, protocolError, refusalResponse } from "./rpc.js";
-import { type Account, beginCall, charge, chargeBytes, laneToWait, openAccount } from "./shares.js";
+import {
+  type Account,
+  beginCall,
+  charge,
+  chargeBytes,
+  isToWait,
+  laneOf,
+  openAccount,
+} from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection = {
@@ -141,15 +149,14 @@ function read(connection: Connection, isOwnTurn = false): void {
     }
     charge(account, beganMs);
   }
-  readLater(connection, turn());
+  readLater(connection, turn(laneOf(account)));
 }
 
 /** When the next line may be taken; null: now. */
 function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
   if (isDue) return null;
   if (patience.isOver()) return patience.again();
-  const lane = laneToWait(account);
-  return lane === null ? null : turn(lane);
+  return isToWait(account) ? turn(laneOf(account)) : null;
 }
 
 function readLater(connection: Connection, when: Promise<void>): void {

@@ -10,7 +10,7 @@ import { closeWith, createListener, type Door } from "./connection.js";
 import type { Patience } from "./patience.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
-import { type Account, beginCall, charge, laneToWait, openAccount } from "./shares.js";
+import { type Account, beginCall, charge, isToWait, laneOf, openAccount } from "./shares.js";
 import { turn } from "./slices.js";
 
 type Connection<C> = {
@@ -132,14 +132,14 @@ async function serveRequest<C>(
 
 /** Whoever is, waits, and what comes behind it on its connection too: they keep their order. */
 function isHeldBack<C>({ waiting, account, patience }: Connection<C>): boolean {
-  return waiting > 0 || laneToWait(account) !== null || patience.isOver();
+  return waiting > 0 || isToWait(account) || patience.isOver();
 }
 
 async function ownTurn<C>(connection: Connection<C>): Promise<void> {
   const { patience, account } = connection;
   connection.waiting += 1;
   connection.turn = connection.turn.then(() =>
-    patience.isOver() ? patience.again() : turn(laneToWait(account) ?? "short"),
+    patience.isOver() ? patience.again() : turn(laneOf(account)),
   );
   await connection.turn;
   connection.waiting -= 1;

@@ -7,7 +7,7 @@ import { atTurnsEnd, type Lane } from "./slices.js";
 const TURN_MS = 0.2;
 /** Of the thread, for each who asks: less is held against nobody. */
 const SHARE = 0.05;
-/** What may be had at once beyond that. Whoever is new has none left: else it would pay to be new each time. */
+/** What may be had at once beyond that. */
 const CREDIT_MS = 1;
 /** What is held against anybody at most: after a fifth of a second without a call all is forgotten. */
 const MOST_MS = 10;
@@ -18,7 +18,7 @@ const MOST_MS = 10;
  */
 export type Account = { overMs: number; atMs: number; meanMs: number };
 
-/** Of whoever is new anything is expected. */
+/** Of whoever is new a long call is expected: else it would pay to be new each time. */
 export function openAccount(): Account {
   return { overMs: 0, atMs: performance.now(), meanMs: CREDIT_MS };
 }
@@ -58,13 +58,16 @@ function overAt({ overMs, atMs }: Account, nowMs: number): number {
   return Math.max(0, overMs - SHARE * (nowMs - atMs));
 }
 
-/** Where to wait for a `turn`, while others come first; null when it is theirs. */
-export function laneToWait(account: Account): Lane | null {
+/** True while others come first: then await a `turn` in the lane. */
+export function isToWait(account: Account): boolean {
   const { overMs, meanMs } = account;
-  if (turnMs === null || overMs + meanMs < CREDIT_MS) return null;
+  if (turnMs === null || overMs + meanMs < CREDIT_MS) return false;
   const nowMs = performance.now();
-  const over = overAt(account, nowMs);
-  if (nowMs - turnMs <= TURN_MS || over + meanMs < CREDIT_MS) return null;
-  if (meanMs < CREDIT_MS / 2) return "short";
-  return over < CREDIT_MS ? "modest" : "calls";
+  return nowMs - turnMs > TURN_MS && overAt(account, nowMs) + meanMs >= CREDIT_MS;
+}
+
+/** Among whom somebody waits. */
+export function laneOf(account: Account): Lane {
+  if (account.meanMs < CREDIT_MS / 2) return "short";
+  return overAt(account, performance.now()) < CREDIT_MS ? "modest" : "calls";
 }
