@@ -8,7 +8,7 @@ import { punchHole } from "./files.js";
 import { watchGrowth } from "./growth.js";
 import { BLOCK_BYTES, freedBytes, type OutputFolder, outputFile, streams } from "./output.js";
 import { isWithoutWatch } from "./reserve.js";
-import { createSlices } from "./slices.js";
+import { createSlices, oneAtATime } from "./slices.js";
 
 /** From one look at what grows to the next: the cap holds within this, plus the time to free. */
 const LOOK_MS = 250;
@@ -152,14 +152,8 @@ const PUNCH_BYTES = 8 * 1024 * 1024;
 /** How far below the cap it goes at most, so as not to have to come back for every block. */
 const STEP_BYTES = 1024 * 1024;
 
-let lastTurn: Promise<unknown> = Promise.resolve();
-
-/** One at a time: each may hold a thread of the pool while it waits for a writer. */
-function inTurn<T>(job: () => Promise<T>): Promise<T> {
-  const turn = lastTurn.then(job);
-  lastTurn = Promise.allSettled([turn]);
-  return turn;
-}
+/** Each may hold a thread of the pool while it waits for a writer. */
+const inTurn = oneAtATime();
 
 /** Free what lies beyond the cap; how many bytes have been freed in all. */
 async function free(capped: Capped, path: string): Promise<number> {

@@ -19,6 +19,7 @@ import { enterCgroup } from "./gate.js";
 import { signalGroup } from "./pidfd.js";
 import { isInCgroup, readList, readListAgain, readStat } from "./procfs.js";
 import { isWithoutWatch, withReserve } from "./reserve.js";
+import { oneAtATime } from "./slices.js";
 
 /** How long a pause waits for the last member to stand still; one in the kernel stops when it leaves it. */
 const FREEZE_MS = 1_000;
@@ -26,6 +27,12 @@ const FREEZE_MS = 1_000;
 const REMOVE_MS = 1_000;
 /** How often to look when the system has no inotify watch left, for as long as that lasts. */
 const NO_WATCH_PAUSE_MS = 50;
+
+/**
+ * A thread of the pool waits for the kernel, which removes no cgroup while a process enters any (cgroup_mutex),
+ * 20 ms at worst; one thread, since the kernel removes one at a time.
+ */
+const inTurn = oneAtATime();
 
 /** A cgroup kept open, itself and its two lists: they are looked at at every turn. */
 type Room = {
@@ -90,9 +97,10 @@ export function cgroups(base: string): Containing {
     },
     rooms: () => childrenOf(base).map((folder) => basename(folder)),
     lodgers: (id) => listMembers(join(base, id)),
-    sweep(known) {
+    async sweep(known) {
       // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
-      for (const folder of childrenOf(base)) if (!known(basename(folder))) removeCgroup(folder);
+      const left = childrenOf(base).filter((folder) => !known(basename(folder)));
+      await Promise.all(left.map(isRemoved));
     },
     close: () => removeSoon(base),
   };
@@ -155,7 +163,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
     async pause() {
       const found = members();
       freeze(true);
-      await untilEvent(folder, () => has("frozen"), FREEZE_MS);
+      await untilEvent(folder, () => isGone || has("frozen"), FREEZE_MS);
       return { found, reached: found.length, refused: [] };
     },
     isEmpty: async () => isEmpty(),
@@ -242,23 +250,9 @@ function watchEvents(folder: string, look: () => void): () => void {
   }
 }
 
-/** Remove an empty cgroup and those below it; true when it is gone. Whoever lives in one keeps it. */
-function removeCgroup(folder: string): boolean {
-  try {
-    rmdirSync(folder);
-    return true;
-  } catch (error) {
-    const { code = "" } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT") return true;
-    if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
-    const children = childrenOf(folder);
-    return children.length > 0 && children.every(removeCgroup) && removeCgroup(folder);
-  }
-}
-
 /**
- * The last threads of a member that has ended may be in the kernel yet: EBUSY for some milliseconds. A thread
- * waits for the kernel, which removes none while a process enters any (cgroup_mutex), 20 ms at worst.
+ * Remove an empty cgroup and those below it. Whoever lives in one keeps it. The last threads of a member
+ * that has ended may be in the kernel yet: EBUSY for some milliseconds.
  */
 async function removeSoon(folder: string): Promise<void> {
   for (let waitMs = 1; !(await isRemoved(folder)) && waitMs < REMOVE_MS; waitMs *= 2) {
@@ -269,9 +263,14 @@ async function removeSoon(folder: string): Promise<void> {
 
 async function isRemoved(folder: string): Promise<boolean> {
   try {
-    await rmdir(folder);
+    await inTurn(() => rmdir(folder));
     return true;
-  } catch {
-    return removeCgroup(folder); // it says why
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") return true;
+    if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
   }
+  const children = childrenOf(folder);
+  for (const child of children) if (!(await isRemoved(child))) return false;
+  return children.length > 0 && isRemoved(folder);
 }

@@ -6,6 +6,7 @@ import type { Duplex } from "node:stream";
 import { type Event, Refusal } from "../client/wire.js";
 import type { Listener } from "./feed.js";
 import type { Patience } from "./patience.js";
+import { oneAtATime } from "./slices.js";
 
 /** Who is at the other end of a connection. */
 export type Visitor<C> = {
@@ -40,7 +41,7 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
     for (const closer of [...closers]) closer();
     closers.clear();
   });
-  let turn: Promise<unknown> = Promise.resolve();
+  const oneByOne = oneAtATime();
   const onClose = (fn: () => void) => {
     // Parts of a batch begin when their client may be long gone: theirs is no other end to wait for.
     if (socket.closed) queueMicrotask(fn);
@@ -72,14 +73,12 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
     onClose,
     writable,
     notify: (event) => socket.destroyed || notify === null || notify(event),
-    inTurn(job) {
-      const mine = turn.then(writable).then(() => {
+    inTurn: (job) =>
+      oneByOne(async () => {
+        await writable();
         if (socket.destroyed) throw new Refusal("shutting_down", "The connection has ended");
         return job();
-      });
-      turn = mine.catch(() => undefined); // whoever asked gets the error; the next one just goes on
-      return mine;
-    },
+      }),
   };
 }
 

@@ -71,7 +71,7 @@ export type Containing = {
   /** The numbers of who lives in one of them; none when it is gone. */
   lodgers(id: string): number[];
   /** Take down the empty rooms of earlier runs, except those of `known` ids. */
-  sweep(known: (id: string) => boolean): void;
+  sweep(known: (id: string) => boolean): Promise<void>;
   /** The daemon goes: leave nothing behind but what lives. */
   close(): Promise<void>;
 };

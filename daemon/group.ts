@@ -21,7 +21,7 @@ export function groups(tags: Tags, socket: string): Containing {
     }),
     rooms: () => [],
     lodgers: () => [],
-    sweep: () => undefined,
+    sweep: async () => undefined,
     close: async () => undefined,
   };
 }

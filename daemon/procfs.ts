@@ -133,10 +133,10 @@ function readProcAgain(fd: number): Buffer | null {
   }
 }
 
-/** EACCES and EPERM: another user's process does not show this file to us. */
+/** EACCES and EPERM: another user's process does not show this file to us. ENODEV: a cgroup that is being removed. */
 function isGone(error: unknown): boolean {
   const { code = "" } = error as NodeJS.ErrnoException;
-  return ["ENOENT", "ESRCH", "EACCES", "EPERM"].includes(code);
+  return ["ENOENT", "ENODEV", "ESRCH", "EACCES", "EPERM"].includes(code);
 }
 
 /** /proc/PID/stat, or null when there is no such process, not even as a zombie. */

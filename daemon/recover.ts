@@ -65,6 +65,6 @@ async function recover(table: Table, { recorded, bad }: Read, kept: Kept): Promi
   const found = await adoptAll(table, recorded.values(), kept);
   if (recorded.size > 0) table.log.info("recovered", found);
   const isKnown = (id: string) => table.entries.has(id);
-  table.containing.sweep(isKnown);
+  await table.containing.sweep(isKnown);
   await sweepOutput(table.output, isKnown);
 }

@@ -66,6 +66,16 @@ function endTurn(): void {
   for (const work of due) work();
 }
 
+/** Jobs given to the function returned are done one after the other, whatever becomes of any. */
+export function oneAtATime(): <T>(job: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return (job) => {
+    const mine = last.then(job);
+    last = mine.catch(() => undefined); // whoever gave the job gets its error
+    return mine;
+  };
+}
+
 /** Callers of one moment share one run; whoever comes after it began gets a later one. */
 export function shared<T>(run: () => Promise<T>): () => Promise<T> {
   let begun: Promise<unknown> = Promise.resolve();

@@ -275,7 +275,8 @@ scenario("a thousand usage calls leave no descriptor behind", async (scene) => {
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
   await Promise.all(Array.from({ length: 1_000 }, () => client.usage({ id })));
   await client.terminate({ id });
-  await until("pidusage has let go", () => descriptors() <= before, 12_000);
+  // One more may stay, that by which outputs at rest are watched.
+  await until("pidusage has let go", () => descriptors() <= before + 1, 12_000);
 });
 
 scenario("a subscriber hears every change of status, of one process or of all", async (scene) => {
