@@ -29,7 +29,7 @@ export const limits = {
   /** Milliseconds from one HTTP answer to the end of the next request's head. */
   idleMs: 60_000,
   /** Faults of one program (answers with JSON-RPC's own errors) in a second; past them it is kept waiting. */
-  faultsPerSecond: 50,
+  faultsPerSecond: 25,
   /** So many at once, if it had none before. */
   faultsAtOnce: 100,
   /** While a program is kept waiting, and so much of it waits, a new connection is refused. */
