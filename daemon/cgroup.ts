@@ -100,7 +100,7 @@ export function cgroups(base: string): Containing {
     async sweep(known) {
       // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
       const left = childrenOf(base).filter((folder) => !known(basename(folder)));
-      await Promise.all(left.map(isRemoved));
+      await Promise.all(left.map(tryRemove));
     },
     close: () => removeSoon(base),
   };
@@ -206,9 +206,10 @@ function childrenOf(folder: string): string[] {
   return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
 }
 
-/** In cgroup.events. `populated`: somebody lives in it or below; `frozen`: all stand still. */
+/** `populated`: somebody lives in it or below; `frozen`: all stand still. */
 type CgroupEvent = "populated" | "frozen";
 
+/** In the text of cgroup.events. */
 export function hasEvent(events: string, key: CgroupEvent): boolean {
   return events.includes(`${key} 1\n`);
 }
@@ -250,18 +251,16 @@ function watchEvents(folder: string, look: () => void): () => void {
   }
 }
 
-/**
- * Remove an empty cgroup and those below it. Whoever lives in one keeps it. The last threads of a member
- * that has ended may be in the kernel yet: EBUSY for some milliseconds.
- */
+/** The last threads of a member that has ended may be in the kernel yet: EBUSY for some milliseconds. */
 async function removeSoon(folder: string): Promise<void> {
-  for (let waitMs = 1; !(await isRemoved(folder)) && waitMs < REMOVE_MS; waitMs *= 2) {
+  for (let waitMs = 1; !(await tryRemove(folder)) && waitMs < REMOVE_MS; waitMs *= 2) {
     if (hasEvent(readList(join(folder, "cgroup.events")), "populated")) return;
     await new Promise((resolve) => setTimeout(resolve, waitMs));
   }
 }
 
-async function isRemoved(folder: string): Promise<boolean> {
+/** Remove an empty cgroup and those below it; true when it is gone. Whoever lives in one keeps it. */
+async function tryRemove(folder: string): Promise<boolean> {
   try {
     await inTurn(() => rmdir(folder));
     return true;
@@ -271,6 +270,6 @@ async function isRemoved(folder: string): Promise<boolean> {
     if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
   }
   const children = childrenOf(folder);
-  for (const child of children) if (!(await isRemoved(child))) return false;
-  return children.length > 0 && isRemoved(folder);
+  for (const child of children) if (!(await tryRemove(child))) return false;
+  return children.length > 0 && tryRemove(folder);
 }

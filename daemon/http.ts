@@ -11,7 +11,7 @@ import type { Patience } from "./patience.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
 import { type Account, beginCall, charge, isToWait, laneOf, openAccount } from "./shares.js";
-import { turn } from "./slices.js";
+import { oneAtATime, turn } from "./slices.js";
 
 type Connection<C> = {
   readonly socket: Duplex;
@@ -20,9 +20,9 @@ type Connection<C> = {
   readonly patience: Patience;
   /** Requests that are being answered. */
   requests: number;
-  /** Of these, those that are kept waiting, and when the last of them is not. */
+  /** Of these, those that are kept waiting: one after the other, in their order. */
   waiting: number;
-  turn: Promise<void>;
+  readonly inTurn: (job: () => Promise<void>) => Promise<void>;
   /** No further request is answered. */
   ending: boolean;
   /** To be written once those under way are answered, before the end. */
@@ -102,7 +102,7 @@ function createParser(bounds: Limits): http.Server {
 
 function createConnection<C>(socket: Duplex, patience: Patience, caller: C): Connection<C> {
   const state = { requests: 0, waiting: 0, ending: false, lastWords: "", timer: undefined };
-  const kept = { account: openAccount(), patience, turn: Promise.resolve() };
+  const kept = { account: openAccount(), patience, inTurn: oneAtATime() };
   return { socket, caller, ...kept, ...state, giveUp: () => false };
 }
 
@@ -138,10 +138,7 @@ function isHeldBack<C>({ waiting, account, patience }: Connection<C>): boolean {
 async function ownTurn<C>(connection: Connection<C>): Promise<void> {
   const { patience, account } = connection;
   connection.waiting += 1;
-  connection.turn = connection.turn.then(() =>
-    patience.isOver() ? patience.again() : turn(laneOf(account)),
-  );
-  await connection.turn;
+  await connection.inTurn(() => (patience.isOver() ? patience.again() : turn(laneOf(account))));
   connection.waiting -= 1;
 }
 

@@ -12,7 +12,7 @@ import {
 } from "json-rpc-2.0";
 import { type Kind, kinds, limits, Refusal } from "../client/wire.js";
 import { isFault, type Patience } from "./patience.js";
-import { turn } from "./slices.js";
+import { oneAtATime, turn } from "./slices.js";
 
 /** A method: validated by whoever made it, throwing Refusal for every planned error. */
 export type Call<C> = (params: unknown, caller: C) => unknown;
@@ -147,7 +147,7 @@ const REFUSALS_BYTES = limits.batchCalls * 256;
 function createBatch(patience: Patience, unforeseen: (error: unknown) => string) {
   const texts: string[] = [];
   let bytes = 2;
-  let last = Promise.resolve();
+  const inTurn = oneAtATime();
 
   async function put(at: number, part: JSONRPCResponse | null): Promise<void> {
     let text = stringify(part, unforeseen);
@@ -165,10 +165,7 @@ function createBatch(patience: Patience, unforeseen: (error: unknown) => string)
 
   return {
     /** The answer to the part `at`; null when none is due. Long ones that come together take turns. */
-    put(at: number, part: JSONRPCResponse | null): Promise<void> {
-      last = last.then(() => put(at, part));
-      return last;
-    },
+    put: (at: number, part: JSONRPCResponse | null) => inTurn(() => put(at, part)),
     /** In the order of the parts; null when no answer is due. */
     text(): string | null {
       const due = texts.filter(() => true); // without the holes
@@ -232,7 +229,7 @@ function errorResponse(
   return refusalResponse(id, new Refusal(kind, message, { reference }));
 }
 
-/** The text of a response; a result that is no JSON is as unforeseen as any other bug. */
+/** The text of a response; a result that is no JSON is a bug, and as unforeseen. */
 function stringify(
   response: JSONRPCResponse | null,
   unforeseen: (error: unknown) => string,

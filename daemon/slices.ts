@@ -66,7 +66,7 @@ function endTurn(): void {
   for (const work of due) work();
 }
 
-/** Jobs given to the function returned are done one after the other, whatever becomes of any. */
+/** Jobs given to the function returned are done one after the other; one that fails holds up none. */
 export function oneAtATime(): <T>(job: () => Promise<T>) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
   return (job) => {

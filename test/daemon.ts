@@ -289,7 +289,7 @@ export async function openRaw(scene: Scene, path: string): Promise<Raw> {
   };
 }
 
-/** A call as any JSON-RPC client would write it. */
+/** A call as JSON-RPC clients write it. */
 export function call(method: string, params: object = {}, id: number | string = 1) {
   return { jsonrpc: "2.0", method, params, id };
 }
