@@ -8,12 +8,14 @@ import Transport from "winston-transport";
 
 type Fields = Readonly<Record<string, string | number | boolean | null>>;
 
-/** One call is one record, whatever the fields hold. */
+type Take = (message: string, fields?: Fields | (() => Fields)) => void;
+
+/** One call is one record, whatever the fields hold; those of a function are asked for after the answers. */
 export type Log = {
-  error(message: string, fields?: Fields): void;
-  warning(message: string, fields?: Fields): void;
-  info(message: string, fields?: Fields): void;
-  debug(message: string, fields?: Fields): void;
+  readonly error: Take;
+  readonly warning: Take;
+  readonly info: Take;
+  readonly debug: Take;
   /** What is less urgent is left out from now on. */
   setLevel(level: string): void;
   /** Write out what a slow reader has left waiting, for at most half a second; then give up. */
@@ -53,17 +55,26 @@ export function createLog(level: string, style: LogStyle, send: SendRecord | nul
     format: formats[style],
     transports: [transport],
   });
-  let waiting: winston.LogEntry[] = [];
+  let waiting: (() => winston.LogEntry)[] = [];
   const write = () => {
     const due = waiting;
     waiting = [];
-    for (const entry of due) logger.log(entry);
+    for (const entry of due) logger.log(entry());
   };
-  const take = (name: string) => {
-    return (message: string, fields: Fields = {}) => {
+  const take = (name: string): Take => {
+    return (message, fields = {}) => {
       if (!logger.isLevelEnabled(name)) return;
       if (waiting.length === 0) setTimeout(write, SOON_MS).unref();
-      waiting.push({ level: name, message, ...fields, timestamp: new Date().toISOString() });
+      const nowMs = Date.now();
+      waiting.push(() => {
+        const timestamp = new Date(nowMs).toISOString();
+        return {
+          level: name,
+          message,
+          ...(typeof fields === "function" ? fields() : fields),
+          timestamp,
+        };
+      });
     };
   };
   return {

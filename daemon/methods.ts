@@ -186,15 +186,17 @@ function audit(
   outcome: string,
   result: unknown,
 ): void {
-  const { owner, pid } = behalf;
-  const asked: Record<string, unknown> = { ...Object(params), ...identityIn(result) };
-  const facts = told.flatMap((key) => {
-    const value = asked[key];
-    const isPlain = ["string", "number", "boolean"].includes(typeof value);
-    return isPlain ? [[key, String(value).slice(0, 64)]] : [];
+  log.info("audit", () => {
+    const { owner, pid } = behalf;
+    const asked: Record<string, unknown> = { ...Object(params), ...identityIn(result) };
+    const facts = told.flatMap((key) => {
+      const value = asked[key];
+      const isPlain = ["string", "number", "boolean"].includes(typeof value);
+      return isPlain ? [[key, String(value).slice(0, 64)]] : [];
+    });
+    const who = { callerUid: owner.uid, callerName: owner.name, callerPid: pid };
+    return { method, ...who, ...Object.fromEntries(facts), outcome };
   });
-  const who = { callerUid: owner.uid, callerName: owner.name, callerPid: pid };
-  log.info("audit", { method, ...who, ...Object.fromEntries(facts), outcome });
 }
 
 function identityIn(result: unknown): object {

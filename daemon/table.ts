@@ -275,12 +275,15 @@ function forget(table: Table, id: string): void {
 }
 
 function logEnd(log: Log, { id, spec, state }: Entry): void {
+  const { name } = spec;
   if (state.at === "failed") {
-    log.info("spawn failed", { id, name: spec.name, stage: state.stage, errno: state.errno });
+    log.info("spawn failed", { id, name, stage: state.stage, errno: state.errno });
   } else if ("endedMs" in state && "exit" in state) {
-    const { pid, exit, endedMs, startedMs } = state;
-    const how = exit.by === "code" ? exit.code : exit.by === "signal" ? exit.signal : "unknown";
-    const durationMs = Math.max(0, endedMs - startedMs); // the clock may have been set back
-    log.info(state.at, { id, name: spec.name, pid, exit: how, durationMs });
+    log.info(state.at, () => {
+      const { pid, exit, endedMs, startedMs } = state;
+      const how = exit.by === "code" ? exit.code : exit.by === "signal" ? exit.signal : "unknown";
+      const durationMs = Math.max(0, endedMs - startedMs); // the clock may have been set back
+      return { id, name, pid, exit: how, durationMs };
+    });
   }
 }
