@@ -4,7 +4,7 @@
 import { closeSync, openSync } from "node:fs";
 import { arch } from "node:process";
 import koffi from "koffi";
-import { check, libc } from "./native.js";
+import { check, libc, systemCall } from "./native.js";
 
 /** A user as at login. `groups` holds every group, the first one included. */
 export type Account = {
@@ -91,14 +91,16 @@ export function findGroup(name: string): number | null {
 // Raw calls change this thread only; those of the C library would change all of them. man 7 nptl.
 const numbers =
   arch === "arm64"
-    ? { setfsuid: 151, setfsgid: 152, getgroups: 158, setgroups: 159 }
-    : { setfsuid: 122, setfsgid: 123, getgroups: 115, setgroups: 116 };
-const SYS_faccessat2 = 439;
-const syscallFn = libc.func("long syscall(long number, ...)");
+    ? { setfsuid: 151, setfsgid: 152, setgroups: 159 }
+    : { setfsuid: 122, setfsgid: 123, setgroups: 116 };
+const setGroupsFn = systemCall(numbers.setgroups, ["int", "void *"]);
+const setFsGid = systemCall(numbers.setfsgid, ["uint"]);
+const setFsUid = systemCall(numbers.setfsuid, ["uint"]);
+const faccessat2Fn = systemCall(439, ["int", "const char *", "int", "int"]);
 
 function setGroups(groups: readonly number[]): void {
   const list = Uint32Array.from(groups);
-  check(Number(syscallFn(numbers.setgroups, "int", list.length, "void *", list)), "setgroups");
+  check(setGroupsFn(list.length, list), "setgroups");
 }
 
 const ownGroups = process.getgroups?.() ?? [];
@@ -112,12 +114,12 @@ export function asUser<T>(account: Account | null, look: () => T): T {
   if (account === null || process.geteuid?.() !== 0 || account.uid === 0) return look();
   try {
     setGroups(account.groups);
-    syscallFn(numbers.setfsgid, "uint", account.gid);
-    syscallFn(numbers.setfsuid, "uint", account.uid);
+    setFsGid(account.gid);
+    setFsUid(account.uid);
     return look();
   } finally {
-    syscallFn(numbers.setfsuid, "uint", 0);
-    syscallFn(numbers.setfsgid, "uint", process.getegid?.() ?? 0);
+    setFsUid(0);
+    setFsGid(process.getegid?.() ?? 0);
     setGroups(ownGroups);
   }
 }
@@ -130,6 +132,5 @@ export function mayExecute(path: string): boolean {
   const AT_FDCWD = -100;
   const X_OK = 1;
   const AT_EACCESS = 0x200;
-  const args = ["int", AT_FDCWD, "const char *", path, "int", X_OK, "int", AT_EACCESS];
-  return Number(syscallFn(SYS_faccessat2, ...args)) === 0;
+  return faccessat2Fn(AT_FDCWD, path, X_OK, AT_EACCESS) === 0;
 }
