@@ -77,10 +77,10 @@ async function descend(
     for (const pid of pids) seen.add(pid);
   };
 
-  let gone = await tree.isEmpty();
+  let gone = false;
   let survivors: Survivor[] = [];
   let forced = false;
-  if (!gone && !descent.force) {
+  if (!descent.force) {
     const { stopSignal } = descent;
     const { found } = await tree.signal(...(stopSignal === null ? [] : [stopSignal]), "SIGCONT");
     note(found);
@@ -88,8 +88,10 @@ async function descend(
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {
-    forced = true;
-    survivors = await kill(tree, note);
+    survivors = await kill(tree, (pids) => {
+      forced ||= pids.length > 0; // the last may have gone in this moment
+      note(pids);
+    });
   }
   return {
     gone: survivors.length === 0,
