@@ -15,11 +15,14 @@ import { type Program, type Stage, sleep, startDaemon, startProgram } from "./sc
  * a cgroup, and the rest is done.
  */
 const PAUSE_MS = 15;
-/** The daemon lives long: what is measured is its steady state, past the compiler. */
-const WARM_UP_ROUNDS = 500;
+/**
+ * The daemon lives long: what is measured is its steady state, past the compiler. After 500 it was not there
+ * yet (terminate took a sixth longer), from 2,500 on nothing changes.
+ */
+const WARM_UP_ROUNDS = 2_500;
 
 type Samples = { spawnMs: number[]; terminateMs: number[] };
-type Round = () => Promise<Answer>;
+type Round = (pauseMs: number) => Promise<Answer>;
 type Contestants<T> = { ours: T; least: T; bare: T };
 
 export async function measureLatency(stage: Stage, quick: boolean): Promise<Figure[]> {
@@ -27,12 +30,12 @@ export async function measureLatency(stage: Stage, quick: boolean): Promise<Figu
   const least = await startLeast(stage);
   const floor: Program<Question, Answer> = await startProgram(stage, "floor");
   const rounds: Contestants<Round> = {
-    ours: () => measureRound(client),
-    least: () => measureRound(least),
-    bare: () => floor.ask({ do: "round", command: sleep, pauseMs: PAUSE_MS }),
+    ours: (pauseMs) => measureRound(client, pauseMs),
+    least: (pauseMs) => measureRound(least, pauseMs),
+    bare: (pauseMs) => floor.ask({ do: "round", command: sleep, pauseMs }),
   };
-  await alternate(rounds, WARM_UP_ROUNDS);
-  const { ours, least: others, bare } = await alternate(rounds, quick ? 100 : 500);
+  await alternate(rounds, WARM_UP_ROUNDS, 0);
+  const { ours, least: others, bare } = await alternate(rounds, quick ? 100 : 500, PAUSE_MS);
   return (["spawn", "terminate"] as const).flatMap((name): Figure[] => {
     const of = (samples: Samples) => samples[`${name}Ms`];
     const bound = name === "spawn" ? 1.4 : 1.7;
@@ -62,28 +65,29 @@ async function startLeast(stage: Stage): Promise<Client> {
 async function alternate(
   { ours, least, bare }: Contestants<Round>,
   rounds: number,
+  pauseMs: number,
 ): Promise<Contestants<Samples>> {
   const samples = () => ({ spawnMs: [], terminateMs: [] });
   const all: Contestants<Samples> = { ours: samples(), least: samples(), bare: samples() };
   const takes = [
-    async () => add(all.ours, await ours()),
-    async () => add(all.least, await least()),
-    async () => add(all.bare, await bare()),
+    async () => add(all.ours, await ours(pauseMs)),
+    async () => add(all.least, await least(pauseMs)),
+    async () => add(all.bare, await bare(pauseMs)),
   ];
   for (let round = 0; round < rounds; round++) {
     for (const take of round % 2 === 0 ? takes : takes.toReversed()) {
       await take();
-      await pause(PAUSE_MS);
+      await pause(pauseMs);
     }
   }
   return all;
 }
 
-async function measureRound(client: Client): Promise<Answer> {
+async function measureRound(client: Client, pauseMs: number): Promise<Answer> {
   const spawnedMs = performance.now();
   const { id } = await client.spawn({ command: [...sleep] });
   const spawnMs = performance.now() - spawnedMs;
-  await pause(PAUSE_MS);
+  await pause(pauseMs);
   const askedMs = performance.now();
   await client.terminate({ id });
   return { spawnMs, terminateMs: performance.now() - askedMs };
