@@ -1,8 +1,9 @@
 // The benchmark, all of it from one run: what procsup costs beside the least that the same work can
 // cost. Figures are no test: whatever they say, it exits 0.
 
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { cpus, loadavg, release } from "node:os";
+import { cpus, loadavg, release, tmpdir } from "node:os";
 import { parseArgs } from "node:util";
 import { type Figure, table } from "./figures.js";
 import type { Answer, Question } from "./floor.js";
@@ -69,7 +70,13 @@ async function describeConditions(stage: Stage): Promise<string> {
     `procsup ${version}, containment ${containment}; node ${process.version}`,
     `Linux ${release()}, ${cpus().length} cores (${cpu?.model.trim() ?? "unknown"})`,
     `floor: a bare Node process, RSS ${floorMib} MiB; environment ${environmentBytes()} bytes`,
+    `state and output on ${fileSystemOf(stage.folder)}, below ${tmpdir()}; TMPDIR chooses another`,
   ].join("\n");
+}
+
+/** Each spawn makes two files and writes to the journal. */
+function fileSystemOf(path: string): string {
+  return execFileSync("stat", ["--file-system", "--format=%T", path], { encoding: "utf8" }).trim();
 }
 
 /** Every spawn carries it, so it is a part of the work. */
