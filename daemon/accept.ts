@@ -65,7 +65,7 @@ export function serve<C>(
       });
     };
     // What it says is read later, its end included.
-    if (guest.patience.isOver()) void guest.patience.again().then(listen);
+    if (guest.patience.isOver()) void guest.patience.turn().then(listen);
     else listen();
   });
   return (graceMs) => closeAll(inside, graceMs);

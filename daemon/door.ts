@@ -18,7 +18,6 @@ import {
   laneOf,
   openAccount,
 } from "./shares.js";
-import { turn } from "./slices.js";
 
 type Connection = {
   readonly socket: Socket;
@@ -149,14 +148,13 @@ function read(connection: Connection, isOwnTurn = false): void {
     }
     charge(account, beganMs);
   }
-  readLater(connection, turn(laneOf(account)));
+  readLater(connection, connection.patience.turn(laneOf(account)));
 }
 
 /** When the next line may be taken; null: now. */
 function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
-  if (isDue) return null;
-  if (patience.isOver()) return patience.again();
-  return isToWait(account) ? turn(laneOf(account)) : null;
+  if (isDue || !(patience.isOver() || isToWait(account))) return null;
+  return patience.turn(laneOf(account));
 }
 
 function readLater(connection: Connection, when: Promise<void>): void {

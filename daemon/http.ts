@@ -11,7 +11,7 @@ import type { Patience } from "./patience.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
 import { type Account, beginCall, charge, isToWait, laneOf, openAccount } from "./shares.js";
-import { oneAtATime, turn } from "./slices.js";
+import { oneAtATime } from "./slices.js";
 
 type Connection<C> = {
   readonly socket: Duplex;
@@ -138,7 +138,7 @@ function isHeldBack<C>({ waiting, account, patience }: Connection<C>): boolean {
 async function ownTurn<C>(connection: Connection<C>): Promise<void> {
   const { patience, account } = connection;
   connection.waiting += 1;
-  await connection.inTurn(() => (patience.isOver() ? patience.again() : turn(laneOf(account))));
+  await connection.inTurn(() => patience.turn(laneOf(account)));
   connection.waiting -= 1;
 }
 

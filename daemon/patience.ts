@@ -3,6 +3,7 @@
 // on, so that a flood does not keep a core of the machine busy.
 
 import { kinds, limits } from "../client/wire.js";
+import { type Lane, oneAtATime, turn } from "./slices.js";
 
 /** JSON-RPC's own errors but the internal one, which is no client's fault. Section 5.1. */
 const faultCodes: ReadonlySet<number> = new Set([
@@ -25,8 +26,8 @@ export type Patience = {
   isOver(): boolean;
   /** How many wait now. */
   readonly waiting: number;
-  /** Resolves when it may go on: one after the other, in the order in which they asked. */
-  again(): Promise<void>;
+  /** A turn of that lane; while it has to wait, its time is awaited instead, by one after the other. */
+  turn(lane?: Lane): Promise<void>;
 };
 
 /** What a program can owe at most, beyond what it is credited with. */
@@ -38,8 +39,7 @@ type Account = {
   /** Faults that it has made up for before they were answered. */
   prepaid: number;
   waiting: number;
-  /** Resolves when the last that waits goes on. */
-  last: Promise<void>;
+  readonly inTurn: (job: () => Promise<void>) => Promise<void>;
 };
 
 /**
@@ -55,6 +55,7 @@ export function createPatience(
   const accounts = new Map<number, Account>();
 
   const owedMs = ({ evenMs }: Account) => evenMs - performance.now() - creditMs;
+  const hasToWait = (account: Account) => account.waiting > 0 || owedMs(account) > 0;
 
   function charge(account: Account, faults: number): void {
     const nowMs = performance.now();
@@ -83,7 +84,7 @@ export function createPatience(
   return (program) => ({
     blame(faults) {
       forgetOthers();
-      const fresh = { evenMs: 0, prepaid: 0, waiting: 0, last: Promise.resolve() };
+      const fresh = { evenMs: 0, prepaid: 0, waiting: 0, inTurn: oneAtATime() };
       const account = accounts.get(program) ?? fresh;
       const prepaid = Math.min(faults, account.prepaid);
       account.prepaid -= prepaid;
@@ -93,17 +94,16 @@ export function createPatience(
     },
     isOver() {
       const account = accounts.get(program);
-      return account !== undefined && (account.waiting > 0 || owedMs(account) > 0);
+      return account !== undefined && hasToWait(account);
     },
     get waiting() {
       return accounts.get(program)?.waiting ?? 0;
     },
-    again() {
+    turn(lane) {
       const account = accounts.get(program);
-      if (account === undefined) return Promise.resolve();
+      if (account === undefined || !hasToWait(account)) return turn(lane);
       account.waiting += 1;
-      account.last = account.last.then(() => wait(account));
-      return account.last;
+      return account.inTurn(() => wait(account));
     },
   });
 }

@@ -45,7 +45,7 @@ export function createAnswer<C>(
     const parts: PromiseLike<void>[] = [];
     for (const [at, part] of messages.entries()) {
       // A hundred spawns in one turn of the event loop would keep everybody else waiting for seconds.
-      if (at > 0) await (patience.isOver() ? patience.again() : turn());
+      if (at > 0) await patience.turn();
       parts.push(one(part, caller).then((response) => batch.put(at, response)));
     }
     await Promise.all(parts);

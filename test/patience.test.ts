@@ -157,7 +157,7 @@ scenario("patience is with each program, and comes back", async () => {
   is(again.isOver(), false);
   one.blame(100);
   equal([one.isOver(), again.isOver(), other.isOver()], [true, true, false]);
-  await again.again();
+  await again.turn();
   await until("it is back", () => !one.isOver());
 });
 
@@ -167,7 +167,7 @@ scenario("many that wait for the same moment do not go on all at once", async ()
   patience.blame(faultsAtOnce + 5);
   await Promise.all(
     Array.from({ length: 10 }, async () => {
-      await patience.again();
+      await patience.turn();
       patience.blame(1);
     }),
   );
