@@ -1,125 +1,29 @@
-// Who may do what, with real users, over both doors: the kernel says who calls, and what runs in their name.
+// Who may do what, with real users, over both doors. As whom commands run is in run-as.test.ts.
 
-import { spawn, spawnSync } from "node:child_process";
-import {
-  chmodSync,
-  chownSync,
-  copyFileSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { spawn } from "node:child_process";
+import { chmodSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { containments } from "./cage.js";
 import { call, type Daemon, exhaust, openRaw, type Reply, startDaemon } from "./daemon.js";
 import { openWire, requestText } from "./http.js";
+import {
+  connectingAs,
+  groupOf,
+  outcome,
+  output,
+  overHttp,
+  overLines,
+  type Person,
+  people,
+  startForAll,
+  type Voice,
+} from "./people.js";
 import { isAlive, type Scene, scenario, skipped, statFields, until } from "./scenario.js";
 
-/** Users that every Debian has. */
-const people = {
-  root: "root",
-  owner: "daemon",
-  member: "games",
-  admin: "www-data",
-  barred: "nobody",
-};
-type Person = keyof typeof people;
-
-/**
- * Run `connect`, which calls connect(2) before it returns, as somebody else. It is root's process again
- * when anything is said: what counts is who connected. `more` are groups. man 7 unix, SO_PEERCRED.
- */
-function connectingAs<T>(person: Person, connect: () => T, ...more: number[]): T {
-  const user = people[person];
-  const groups = process.getgroups?.() ?? [];
-  process.setgroups?.([...output(["id", "-G", user]).trim().split(" ").map(Number), ...more]);
-  process.setegid?.(Number(groupOf(user)));
-  process.seteuid?.(user);
-  try {
-    return connect();
-  } finally {
-    process.seteuid?.(0);
-    process.setegid?.(0);
-    process.setgroups?.(groups);
-  }
-}
-
-/** A connection of somebody's. */
-type Voice = {
-  ask(method: string, params?: object): Promise<Reply>;
-  /** The last of the matrix: over HTTP it is the contract's own route. */
-  kill(pid: number): Promise<string>;
-};
-
-async function overLines(scene: Scene, { socket }: Daemon, person: Person): Promise<Voice> {
-  const raw = await connectingAs(person, () => openRaw(scene, socket));
-  const ask = async (method: string, params: object = {}) => {
-    raw.write(`${JSON.stringify(call(method, params))}\n`);
-    for (;;) {
-      const reply = await raw.next();
-      if (reply.method === undefined) return reply; // events are no answers
-    }
-  };
-  return { ask, kill: async (pid) => outcome(await ask("terminate", { pid, force: true })) };
-}
-
-async function overHttp(scene: Scene, { socket }: Daemon, person: Person): Promise<Voice> {
-  const wire = await connectingAs(person, () => openWire(scene, socket));
-  const post = (path: string, value: object) => {
-    wire.socket.write(requestText(`POST ${path}`, JSON.stringify(value)));
-    return wire.next();
-  };
-  return {
-    async ask(method, params = {}) {
-      const { status, text } = await post("/rpc", call(method, params));
-      is(status, 200);
-      return JSON.parse(text) as Reply;
-    },
-    async kill(pid) {
-      const path = `/api/processes/terminate/${pid}`;
-      const { status, headers, text } = await post(path, { force: true });
-      return routeOutcomes[`${status} ${headers["procsup-kind"]}`] ?? `${status} ${text}`;
-    },
-  };
-}
-
 const doors = { lines: overLines, http: overHttp };
-const routeOutcomes: Record<string, string> = {
-  "200 undefined": "done",
-  "403 permission_denied": "permission_denied",
-};
-
-function groupOf(user: string): string {
-  return output(["id", "-g", user]).trim();
-}
-
-function output([file = "", ...args]: string[]): string {
-  const { stdout, stderr, status } = spawnSync(file, args, { encoding: "utf8" });
-  if (status !== 0) throw new Error(`${file}: ${stderr}`);
-  return stdout;
-}
-
 const bars = { nobody: { barred: true } };
 const shares = { games: { processes: 2, spawnsPerMinute: 5 } };
-
-/** A daemon of root that everybody may connect to. */
-async function startForAll(scene: Scene, containment: string, users: object): Promise<Daemon> {
-  const config = join(scene.folder, "config.json");
-  writeFileSync(config, JSON.stringify({ adminGroup: "www-data", users }));
-  const daemon = await startDaemon(scene, {
-    args: ["--config", config, "--containment", containment],
-  });
-  chmodSync(scene.folder, 0o755);
-  chmodSync(daemon.socket, 0o666);
-  return daemon;
-}
-
-function outcome({ error }: Reply): string {
-  return error === undefined ? "done" : String(error.data?.["kind"]);
-}
 
 /** Every method that names a process and ends none; at last each is killed. */
 const methods: [string, object][] = [
@@ -241,32 +145,6 @@ if (process.getuid?.() !== 0) {
       "ended"
     ];
     equal([ended, ...forgers.map((pid) => statFields(pid)?.[0])], [1, "S", "S"]);
-  });
-
-  scenario("a lease on a caller's own command holds up nobody else", async (scene) => {
-    const daemon = await startForAll(scene, "group", bars);
-    const command = join(scene.folder, "leased.sh");
-    writeFileSync(command, "#!/bin/sh\n", { mode: 0o755 });
-    chownSync(command, Number(output(["id", "-u", people.owner])), 0);
-    // F_SETLEASE, F_WRLCK: whoever opens the file waits up to 45 s for its holder. man 2 fcntl.
-    const lease =
-      '$SIG{IO} = "IGNORE"; open(F, "+<", $ARGV[0]); fcntl(F, 1024, 1) or die; $| = 1; print "held"; sleep';
-    const holder = spawn("setpriv", [
-      "--reuid",
-      people.owner,
-      "--clear-groups",
-      "perl",
-      "-e",
-      lease,
-      command,
-    ]);
-    scene.after(() => void holder.kill("SIGKILL"));
-    await new Promise((held) => holder.stdout.once("data", held));
-    const owner = await overLines(scene, daemon, "owner");
-    const { result } = await owner.ask("spawn", { command: [command] });
-    const member = await overLines(scene, daemon, "member");
-    is(outcome(await member.ask("list")), "done");
-    is(outcome(await owner.ask("terminate", { id: result?.["id"], force: true })), "done");
   });
 }
 
@@ -407,94 +285,4 @@ function play(containment: string): void {
       is(outcome(await barred.next()), "permission_denied");
     },
   );
-
-  scenario(`${containment}: a command runs as its caller, and as nothing more`, async (scene) => {
-    const daemon = await startForAll(scene, containment, bars);
-    const owner = await overLines(scene, daemon, "owner");
-    const run = async (command: string[], more: object = {}) => {
-      const { result, error } = await owner.ask("spawn", { command, ...more });
-      if (error !== undefined) throw new Error(error.message);
-      const { id } = result as { id: string };
-      await owner.ask("wait", { id });
-      return String((await owner.ask("logs", { id })).result?.["text"]);
-    };
-    const id = ["id"];
-    const plain = ["setpriv", "--reuid=daemon", `--regid=${groupOf("daemon")}`, "--init-groups"];
-    is(await run(id), output([...plain, ...id]));
-    const status = await run(["cat", "/proc/self/status"]);
-    for (const field of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]) {
-      match(status, new RegExp(`^${field}:\\t0+$`, "m"));
-    }
-    match(status, /^NoNewPrivs:\t1$/m);
-    const environment = (await run(["env"]))
-      .split("\n")
-      .filter((line) => !line.startsWith("PROCSUP_"));
-    equal(environment.filter(Boolean).sort(), [
-      "HOME=/usr/sbin",
-      "LOGNAME=daemon",
-      "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-      "SHELL=/usr/sbin/nologin",
-      "USER=daemon",
-    ]);
-    const odd = {
-      "a-b": "x'y",
-      LD_X: "1",
-      Q: 'it\'s\n"é€😀" $HOME `id`',
-      IFS: "_",
-      PATH: "/usr/bin:/bin",
-    };
-    const given = (await run(["env", "-0"], { env: odd })).split("\0");
-    equal(
-      given.filter((one) => one !== "" && !one.startsWith("PROCSUP_")).sort(),
-      Object.entries(odd)
-        .map(([key, value]) => `${key}=${value}`)
-        .sort(),
-    );
-    const limits = await run(["cat", "/proc/self/limits"]);
-    match(limits, /^Max open files +1024 /m);
-    is(await run(["sh", "-c", "umask; pwd"]), "0022\n/\n");
-    is(await run(["sh", "-c", "echo again >/dev/stdout"]), "again\n");
-    is(
-      await run(["sh", "-c", "echo /proc/self/fd/*"]),
-      "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n",
-    );
-  });
-
-  scenario(`${containment}: a caller gains nothing by what the daemon may do`, async (scene) => {
-    const daemon = await startForAll(scene, containment, bars);
-    const owner = await overLines(scene, daemon, "owner");
-    const closed = join(scene.folder, "closed");
-    mkdirSync(closed, { mode: 0o700 });
-    writeFileSync(join(closed, "secret.sh"), "#!/bin/sh\necho secret\n", { mode: 0o755 });
-    const refusedWith = async (command: string[], more: object) => {
-      const { error } = await owner.ask("spawn", { command, ...more });
-      return [error?.data?.["stage"], error?.data?.["errno"]];
-    };
-    equal(await refusedWith(["true"], { cwd: closed }), ["cwd", "EACCES"]);
-    equal(await refusedWith(["secret.sh"], { env: { PATH: closed } }), ["command", "ENOENT"]);
-    equal(await refusedWith([join(closed, "secret.sh")], {}), ["command", "ENOENT"]);
-
-    // A loader that obeyed in a shell of root would write as root.
-    const open = join(scene.folder, "open");
-    mkdirSync(open);
-    chmodSync(open, 0o777);
-    const env = { LD_DEBUG: "libs", LD_DEBUG_OUTPUT: join(open, "ld"), PATH: "/usr/bin:/bin" };
-    const { result } = await owner.ask("spawn", { command: ["true"], env });
-    await owner.ask("wait", { id: result?.["id"] });
-    const writers = new Set(readdirSync(open).map((name) => statSync(join(open, name)).uid));
-    equal([...writers], [1]);
-
-    const setuid = join(scene.folder, "setuid-id");
-    copyFileSync("/usr/bin/id", setuid);
-    chmodSync(setuid, 0o4755);
-    const spawned = await owner.ask("spawn", { command: [setuid, "-u"] });
-    const { id } = spawned.result as { id: string };
-    await owner.ask("wait", { id });
-    is((await owner.ask("logs", { id })).result?.["text"], "1\n");
-    const files = readdirSync(join(daemon.state, "output")).map((name) =>
-      join(daemon.state, "output", name),
-    );
-    ok(files.length > 0);
-    for (const file of files) equal([statSync(file).uid, statSync(file).mode & 0o777], [1, 0o600]);
-  });
 }

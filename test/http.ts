@@ -4,6 +4,7 @@
 import { execFile, spawnSync } from "node:child_process";
 import http from "node:http";
 import net from "node:net";
+import { equal, is, ok } from "uvu/assert";
 import type { Scene } from "./scenario.js";
 
 export type Response = { status: number; headers: Record<string, string>; text: string };
@@ -55,6 +56,9 @@ export function ask(
     request.end(body);
   });
 }
+
+/** The contract's own route. */
+export const route = (pid: number | string | null) => `/api/processes/terminate/${pid}`;
 
 export const json = { "content-type": "application/json" };
 
@@ -147,4 +151,23 @@ function readResponses(text: string): Response[] {
     if (at > text.length) return found;
     if (status !== 100) found.push({ status, headers, text: text.slice(from, at) });
   }
+}
+
+/** The body holds the text and nothing else, as the contract has it; the kind is a header. */
+export function failure({ text, headers }: Response): { error: string; kind: string } {
+  const { error, ...more } = JSON.parse(text) as { error: string };
+  equal([typeof error, more], ["string", {}]);
+  return { error, kind: String(headers["procsup-kind"]) };
+}
+
+export function assertFailed(
+  response: Response,
+  status: number,
+  kind: string,
+  what?: string,
+): void {
+  is(response.status, status, `${what}: ${response.text}`);
+  is(failure(response).kind, kind, what);
+  is(response.headers["content-type"], "application/json");
+  ok(response.text.endsWith("}\n"), what);
 }
