@@ -67,7 +67,8 @@ export function isPaused(pid: number): boolean {
   return readFileSync(join(folder, "cgroup.events"), "utf8").includes("frozen 1\n");
 }
 
-function cgroupOf(pid: number): string | null {
+/** Where a process lives; null where no cgroup of version 2 is to be seen. */
+export function cgroupOf(pid: number): string | null {
   const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
   const mount = mounts.find((line) => line.includes(" - cgroup2 "))?.split(" ");
   const own = /^0::(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, "utf8"))?.[1];
