@@ -20,7 +20,7 @@ export type Survivor = {
 export type Outcome = {
   /** True only when no living member was left. */
   gone: boolean;
-  /** KILL was sent. */
+  /** KILL found somebody. */
   forced: boolean;
   /** Living members that were brought down. */
   ended: number;
@@ -88,8 +88,9 @@ async function descend(
     gone = await firstOf(tree.emptied(), grace.passed);
   }
   if (!gone) {
+    // Nobody may be left for it: the last went as the grace ended.
     survivors = await kill(tree, (pids) => {
-      forced ||= pids.length > 0; // the last may have gone in this moment
+      forced ||= pids.length > 0;
       note(pids);
     });
   }

@@ -8,14 +8,17 @@ import Transport from "winston-transport";
 
 type Fields = Readonly<Record<string, string | number | boolean | null>>;
 
-type Take = (message: string, fields?: Fields | (() => Fields)) => void;
+type Say = (message: string, fields?: Fields | (() => Fields)) => void;
 
-/** One call is one record, whatever the fields hold; those of a function are asked for after the answers. */
+/**
+ * One call is one record, whatever the fields hold. A function is asked for them once whoever waits is
+ * answered: it must not throw, and may look only at what never changes.
+ */
 export type Log = {
-  readonly error: Take;
-  readonly warning: Take;
-  readonly info: Take;
-  readonly debug: Take;
+  readonly error: Say;
+  readonly warning: Say;
+  readonly info: Say;
+  readonly debug: Say;
   /** What is less urgent is left out from now on. */
   setLevel(level: string): void;
   /** Write out what a slow reader has left waiting, for at most half a second; then give up. */
@@ -61,7 +64,7 @@ export function createLog(level: string, style: LogStyle, send: SendRecord | nul
     waiting = [];
     for (const entry of due) logger.log(entry());
   };
-  const take = (name: string): Take => {
+  const take = (name: string): Say => {
     return (message, fields = {}) => {
       if (!logger.isLevelEnabled(name)) return;
       if (waiting.length === 0) setTimeout(write, SOON_MS).unref();

@@ -9,8 +9,8 @@ import koffi from "koffi";
 export const libc = koffi.load(null);
 
 /**
- * A system call that glibc has no function for, or has it too new. With fixed types a call takes half the
- * time of one with `...`. Numbers above 423 are the same on every architecture. man 2 syscall.
+ * A system call that glibc has no function for, or has one that is too new or does more. Types are fixed: with
+ * `...` a call takes half as long again, and has to name the type of each argument. man 2 syscall.
  */
 export function systemCall(
   number: number,
@@ -20,6 +20,7 @@ export function systemCall(
   return (...args) => call(number, ...args) as number;
 }
 
+// Numbers above 423 are the same on every architecture (Linux, arch/*/entry/syscalls).
 const pidfdSendSignalFn = systemCall(424, ["int", "int", "void *", "uint"]);
 const pidfdOpenFn = systemCall(434, ["int", "uint"]);
 const closeRangeFn = systemCall(436, ["uint", "uint", "uint"]);

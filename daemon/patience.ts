@@ -26,7 +26,7 @@ export type Patience = {
   isOver(): boolean;
   /** How many wait now. */
   readonly waiting: number;
-  /** A turn of that lane; while it has to wait, its time is awaited instead, by one after the other. */
+  /** A turn of that lane; whoever has to wait gets its time instead, in the order in which they asked. */
   turn(lane?: Lane): Promise<void>;
 };
 
@@ -84,8 +84,12 @@ export function createPatience(
   return (program) => ({
     blame(faults) {
       forgetOthers();
-      const fresh = { evenMs: 0, prepaid: 0, waiting: 0, inTurn: oneAtATime() };
-      const account = accounts.get(program) ?? fresh;
+      const account = accounts.get(program) ?? {
+        evenMs: 0,
+        prepaid: 0,
+        waiting: 0,
+        inTurn: oneAtATime(),
+      };
       const prepaid = Math.min(faults, account.prepaid);
       account.prepaid -= prepaid;
       charge(account, faults - prepaid);

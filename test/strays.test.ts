@@ -4,6 +4,8 @@ import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { Refusal } from "../client/wire.js";
+import { holdFound } from "../daemon/found.js";
+import { startLadder } from "../daemon/ladder.js";
 import { containments, freeze, noFreezer } from "./cage.js";
 import { programs, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
@@ -103,3 +105,15 @@ if (noFreezer !== null) {
     });
   }
 }
+
+scenario("whoever has gone before it began was ended by no signal", async () => {
+  const nobody = { find: async () => [], leader: null, tag: null, uid: null };
+  for (const descent of [
+    { stopSignal: "SIGTERM", graceMs: 10_000, force: false },
+    { stopSignal: "SIGTERM", graceMs: 0, force: false },
+    { stopSignal: null, graceMs: 10_000, force: true },
+  ] as const) {
+    const { durationMs: _, ...outcome } = await startLadder(holdFound(nobody), descent).outcome;
+    equal(outcome, { gone: true, forced: false, ended: 0, survivors: [] });
+  }
+});

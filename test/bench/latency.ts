@@ -20,6 +20,8 @@ const PAUSE_MS = 15;
  * yet (terminate took a sixth longer), from 2,500 on nothing changes.
  */
 const WARM_UP_ROUNDS = 2_500;
+/** With rests, as what is measured: without, terminate meets a command that is not past its start. */
+const SETTLING_ROUNDS = 100;
 
 type Samples = { spawnMs: number[]; terminateMs: number[] };
 type Round = (pauseMs: number) => Promise<Answer>;
@@ -35,6 +37,7 @@ export async function measureLatency(stage: Stage, quick: boolean): Promise<Figu
     bare: (pauseMs) => floor.ask({ do: "round", command: sleep, pauseMs }),
   };
   await alternate(rounds, WARM_UP_ROUNDS, 0);
+  await alternate(rounds, SETTLING_ROUNDS, PAUSE_MS);
   const { ours, least: others, bare } = await alternate(rounds, quick ? 100 : 500, PAUSE_MS);
   return (["spawn", "terminate"] as const).flatMap((name): Figure[] => {
     const of = (samples: Samples) => samples[`${name}Ms`];
