@@ -3,7 +3,12 @@
 
 import { existsSync, statSync } from "node:fs";
 import net from "node:net";
-import { JSONRPCClient, JSONRPCErrorException, type JSONRPCResponse } from "json-rpc-2.0";
+import {
+  createJSONRPCRequest,
+  JSONRPCClient,
+  type JSONRPCErrorResponse,
+  type JSONRPCResponse,
+} from "json-rpc-2.0";
 import { createLineReader, type LineReader } from "./lines.js";
 import { defaultSocket } from "./socket.js";
 import {
@@ -43,7 +48,8 @@ export type Client = Calls & {
 /** The daemon is trusted to keep to its own limits; this only stops a stranger on that path. */
 const REPLY_BYTES = 64 * 1024 * 1024;
 
-type Pending = { rpc: JSONRPCClient; calls: number; ended: string | null };
+/** `made`: calls so far; `rpc` is given each with its line. */
+type Pending = { rpc: JSONRPCClient<string>; made: number; calls: number; ended: string | null };
 type Line = { socket: net.Socket; reader: LineReader; pending: Pending };
 
 /**
@@ -55,7 +61,8 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
   const socket = await open(socketPath(options.socket));
   const listeners = new Set<(event: Event) => void>();
   const pending: Pending = {
-    rpc: new JSONRPCClient((payload) => void socket.write(`${JSON.stringify(payload)}\n`)),
+    rpc: new JSONRPCClient((_, text) => void socket.write(text)),
+    made: 0,
     calls: 0,
     ended: null,
   };
@@ -164,14 +171,17 @@ async function request<M extends Method>(
   params: Params<M>,
 ): Promise<Result<M>> {
   if (pending.ended !== null) throw new Disconnected(pending.ended);
-  checkSize(params);
+  pending.made += 1;
+  const call = createJSONRPCRequest(pending.made, method, params);
+  const text = `${JSON.stringify(call)}\n`;
+  checkSize(text);
   pending.calls += 1;
   socket.ref();
   try {
+    const { result, error } = await pending.rpc.requestAdvanced(call, text);
+    if (error !== undefined) throw refusalOf(error);
     // The daemon answers by the same contract that Result<M> is derived from.
-    return (await pending.rpc.request(method, params)) as Result<M>;
-  } catch (error) {
-    throw error instanceof JSONRPCErrorException ? refusalOf(error) : error;
+    return result as Result<M>;
   } finally {
     pending.calls -= 1;
     if (pending.calls === 0) socket.unref();
@@ -179,7 +189,7 @@ async function request<M extends Method>(
 }
 
 /** json-rpc-2.0 reports what it rejects itself as code 0: then the connection has ended. */
-function refusalOf({ code, message, data }: JSONRPCErrorException): Error {
+function refusalOf({ code, message, data }: JSONRPCErrorResponse["error"]): Error {
   if (code === 0) return new Disconnected(message);
   const { kind = kindOf(code), ...facts } = (data ?? {}) as { kind?: Kind };
   return new Refusal(kind, message, facts);
@@ -192,9 +202,9 @@ function kindOf(code: number): Kind {
 }
 
 /** The daemon would cut the connection over such a line, and with it every other call. */
-function checkSize(params: unknown): void {
-  const ENVELOPE_BYTES = 256;
-  const bytes = Buffer.byteLength(JSON.stringify(params)) + ENVELOPE_BYTES;
+function checkSize(text: string): void {
+  // Its newline does not count, but the white space that came first may.
+  const bytes = Buffer.byteLength(text);
   if (bytes <= limits.lineBytes) return;
   const message = `The call takes ${bytes} bytes, more than the ${limits.lineBytes} of one line`;
   throw new Refusal("invalid_request", message, { limit: "lineBytes" });

@@ -7,7 +7,7 @@ import { equal, is, match, ok } from "uvu/assert";
 import { type Client, connect, Disconnected, type Event, Refusal } from "../client/client.js";
 import { limits } from "../client/wire.js";
 import { createLatch } from "./cli.js";
-import { programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { call, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { type Scene, scenario, until } from "./scenario.js";
 
 async function refusal(promise: Promise<unknown>): Promise<Refusal> {
@@ -139,10 +139,12 @@ scenario("a call longer than a line is refused here, one that just fits arrives"
   const client = await (await visitDaemon(scene)).connect();
   const pending = client.wait({ id: (await client.spawn({ command: ["sleep", "1000"] })).id });
   const ofLength = (length: number) => "x".repeat(length);
-  const most = limits.lineBytes - 256 - '{"name":""}'.length;
+  const most = limits.lineBytes - `${JSON.stringify(call("status", { name: "" }))}\n`.length;
   const long = await refusal(client.status({ name: ofLength(most + 1) }));
   equal([long.kind, long.facts], ["invalid_request", { limit: "lineBytes" }]);
-  is((await refusal(client.status({ name: ofLength(most) }))).kind, "invalid_params");
+  for (const one of [client, await (await visitDaemon(scene)).connect()]) {
+    is((await refusal(one.status({ name: ofLength(most) }))).kind, "invalid_params");
+  }
   const euros = "€".repeat(Math.ceil(limits.lineBytes / 3));
   is((await refusal(client.status({ name: euros }))).kind, "invalid_request");
   is((await client.list({})).processes.length, 1);
