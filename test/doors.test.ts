@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { chmodSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
-import { equal, is, match, ok } from "uvu/assert";
+import { equal, is, match } from "uvu/assert";
 import { type Limits, limits } from "../client/wire.js";
 import { serve } from "../daemon/accept.js";
 import { peerOf } from "../daemon/caller.js";
@@ -93,42 +93,6 @@ scenario("requests of a connection that has to wait its turn keep their order", 
   for (let answers = 0; answers < 2; answers++) is((await wire.next()).status, 200);
   equal(order, [{ n: 1 }, { n: 2 }]);
 });
-
-scenario(
-  "many short calls of one connection wait for one long call each, not for all",
-  async (scene) => {
-    const LONG = 2_000;
-    let gone = 0;
-    const { socket } = await serveShort(scene, {
-      long: () => {
-        gone = 0;
-        for (let calls = 0; calls < LONG; calls++) void turn().then(() => (gone += 1));
-        return "done";
-      },
-      short: () => gone,
-    });
-    const greedy = await openRaw(scene, socket);
-    const line = await openRaw(scene, socket);
-    const wire = await openWire(scene, socket);
-    const short = call("short");
-    const request = requestText("POST /rpc", JSON.stringify(short));
-    const askOverHttp = async () => Number(JSON.parse((await wire.next()).text).result);
-    // Both are known for short calls by then.
-    for (let calls = 0; calls < 20; calls++) {
-      is((await line.ask(short)).result, 0);
-      wire.socket.write(request);
-      is(await askOverHttp(), 0);
-    }
-    // More than a line door takes at once.
-    is((await greedy.ask(call("long"))).result, "done");
-    line.write(`${JSON.stringify(short)}\n`.repeat(9));
-    for (let calls = 0; calls < 9; calls++) ok(Number((await line.next()).result) < LONG / 4);
-    is((await greedy.ask(call("long"))).result, "done");
-    wire.socket.write(request.repeat(9));
-    for (let calls = 0; calls < 9; calls++) ok((await askOverHttp()) < LONG / 4);
-    await until("all long ones are through", () => gone === LONG);
-  },
-);
 
 scenario("a head and a body that trickle are answered 408", async (scene) => {
   const { socket } = await serveShort(scene, {}, { requestMs: 50 });
