@@ -151,7 +151,7 @@ scenario("what is no fault costs no patience, however often it is refused", asyn
 });
 
 scenario("patience is with each program, and comes back", async () => {
-  const patienceWith = createPatience(10_000);
+  const patienceWith = createPatience(500);
   const [one, again, other] = [patienceWith(1), patienceWith(1), patienceWith(2)];
   one.blame(faultsAtOnce);
   is(again.isOver(), false);
