@@ -69,15 +69,12 @@ export function createLog(level: string, style: LogStyle, send: SendRecord | nul
       if (!logger.isLevelEnabled(name)) return;
       if (waiting.length === 0) setTimeout(write, SOON_MS).unref();
       const nowMs = Date.now();
-      waiting.push(() => {
-        const timestamp = new Date(nowMs).toISOString();
-        return {
-          level: name,
-          message,
-          ...(typeof fields === "function" ? fields() : fields),
-          timestamp,
-        };
-      });
+      waiting.push(() => ({
+        level: name,
+        message,
+        ...(typeof fields === "function" ? fields() : fields),
+        timestamp: new Date(nowMs).toISOString(),
+      }));
     };
   };
   return {

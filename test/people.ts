@@ -1,10 +1,9 @@
 // Callers of other users, over both doors: the kernel says who connects. What they may do is the scenarios'.
 
 import { spawnSync } from "node:child_process";
-import { chmodSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync } from "node:fs";
 import { is } from "uvu/assert";
-import { call, type Daemon, openRaw, type Reply, startDaemon } from "./daemon.js";
+import { call, configFile, type Daemon, openRaw, type Reply, startDaemon } from "./daemon.js";
 import { openWire, requestText, route } from "./http.js";
 import type { Scene } from "./scenario.js";
 
@@ -96,11 +95,8 @@ export async function startForAll(
   containment: string,
   users: object = {},
 ): Promise<Daemon> {
-  const config = join(scene.folder, "config.json");
-  writeFileSync(config, JSON.stringify({ adminGroup: "www-data", users }));
-  const daemon = await startDaemon(scene, {
-    args: ["--config", config, "--containment", containment],
-  });
+  const config = configFile(scene, { adminGroup: "www-data", users });
+  const daemon = await startDaemon(scene, { args: [...config, "--containment", containment] });
   chmodSync(scene.folder, 0o755);
   chmodSync(daemon.socket, 0o666);
   return daemon;
