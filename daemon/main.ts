@@ -7,33 +7,40 @@ import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
 import { Refusal } from "../client/wire.js";
-import { type Guest, serve } from "./accept.js";
-import type { Policy } from "./access.js";
-import { behalfOf, peerOf } from "./caller.js";
-import { createLineDoor } from "./door.js";
-import { createFeed, type Feed, publish } from "./feed.js";
-import { createHttpDoor } from "./http.js";
-import { openRecords } from "./journald.js";
-import { CannotStart, listen, passedSocket } from "./listen.js";
-import { createLog, type Log, logStyle, oneLine } from "./log.js";
-import { type Caller, createCalls } from "./methods.js";
-import { keepDescriptorsFromChildren } from "./native.js";
-import { createPatience, type Patience } from "./patience.js";
-import { reachesGroups } from "./pidfd.js";
+import { type Guest, serve } from "./doors/accept.js";
+import { behalfOf, peerOf } from "./doors/caller.js";
+import { createFeed, type Feed, publish } from "./doors/feed.js";
+import { createHttpDoor } from "./doors/http.js";
+import { createLineDoor } from "./doors/line.js";
+import { type Caller, createCalls } from "./doors/methods.js";
+import { createPatience, type Patience } from "./doors/patience.js";
+import { createAnswer } from "./doors/rpc.js";
+import { keepDescriptorsFromChildren } from "./kernel/native.js";
+import { reachesGroups } from "./kernel/pidfd.js";
+import { exhaustion } from "./kernel/reserve.js";
+import { findGroup } from "./kernel/users.js";
+import { isFinal } from "./life/state.js";
+import type { Policy } from "./processes/access.js";
+import { summary } from "./processes/reports.js";
+import { endAll } from "./processes/supervisor.js";
+import { describe, type Entry } from "./processes/table.js";
+import { createSampler } from "./processes/usage.js";
 import { openTable } from "./recover.js";
 import { reload } from "./reload.js";
-import { summary } from "./reports.js";
-import { exhaustion } from "./reserve.js";
-import { createAnswer } from "./rpc.js";
-import { BadSetting, readSettings, readUnit, type Settings, type Unit, usage } from "./settings.js";
-import { isFinal } from "./state.js";
+import { openRecords } from "./runtime/journald.js";
+import { CannotStart, listen, passedSocket } from "./runtime/listen.js";
+import { createLog, type Log, logStyle, oneLine } from "./runtime/log.js";
+import {
+  BadSetting,
+  readSettings,
+  readUnit,
+  type Settings,
+  type Unit,
+  usage,
+} from "./runtime/settings.js";
+import { connectManager, feedWatchdog } from "./runtime/systemd.js";
 import { depart } from "./stop.js";
-import { endAll } from "./supervisor.js";
 import { sweep } from "./sweep.js";
-import { connectManager, feedWatchdog } from "./systemd.js";
-import { describe, type Entry } from "./table.js";
-import { createSampler } from "./usage.js";
-import { findGroup } from "./users.js";
 
 /** How long a client may take to read its last replies when the daemon goes. */
 const LAST_REPLIES_MS = 1_000;

@@ -2,7 +2,7 @@
 // What is executed: the system calls first, since nothing can be done without them, then the daemon.
 // Where they cannot be had, that is said in one sentence.
 
-import("./native.js").then(() => import("./main.js"), refuseToStart);
+import("./kernel/native.js").then(() => import("./main.js"), refuseToStart);
 
 /** Ends with EX_CONFIG of sysexits.h, as for whatever else about the machine keeps the daemon from starting. */
 function refuseToStart(error: Error): never {

@@ -3,15 +3,21 @@
 
 import { join } from "node:path";
 import { idPattern } from "../client/wire.js";
-import { adoptAll, type Kept } from "./adopt.js";
-import { chooseContainment } from "./choose.js";
-import { openJournal, type Read, readJournal, tidyUp } from "./journal.js";
-import { claimState, reclaimState } from "./listen.js";
-import type { Log } from "./log.js";
-import { makeFolder, openOutputFolder, sweepOutput } from "./output.js";
-import type { Settings, Unit } from "./settings.js";
-import { createTable, currentLines, type Entry, type Keeper, type Table } from "./table.js";
-import { createTags } from "./tag.js";
+import { openJournal, type Read, readJournal, tidyUp } from "./life/journal.js";
+import { makeFolder, openOutputFolder, sweepOutput } from "./output/output.js";
+import { adoptAll, type Kept } from "./processes/adopt.js";
+import {
+  createTable,
+  currentLines,
+  type Entry,
+  type Keeper,
+  type Table,
+} from "./processes/table.js";
+import { claimState, reclaimState } from "./runtime/listen.js";
+import type { Log } from "./runtime/log.js";
+import type { Settings, Unit } from "./runtime/settings.js";
+import { chooseContainment } from "./tree/choose.js";
+import { createTags } from "./tree/tag.js";
 
 export type Parts = {
   readonly settings: Settings;

@@ -1,10 +1,10 @@
 // What SIGHUP does: settings are read anew, and those that can change under a running daemon take
 // effect. No process and no connection is touched.
 
-import { type History, setBounds } from "./history.js";
-import type { Log } from "./log.js";
-import { BadSetting, type Settings } from "./settings.js";
-import { type Manager, reloading } from "./systemd.js";
+import { type History, setBounds } from "./life/history.js";
+import type { Log } from "./runtime/log.js";
+import { BadSetting, type Settings } from "./runtime/settings.js";
+import { type Manager, reloading } from "./runtime/systemd.js";
 
 type House = { log: Log; history: History; manager: Manager };
 

@@ -1,12 +1,12 @@
 // How the daemon goes: which of the two that SIGTERM can mean is meant, and how long that may take.
 // A stop ends every process; a restart leaves them to the next daemon.
 
-import { isRestart, stopTimeoutMs } from "./job.js";
-import type { Survivor } from "./ladder.js";
-import type { Unit } from "./settings.js";
-import { endAll } from "./supervisor.js";
-import type { Manager } from "./systemd.js";
-import type { Table } from "./table.js";
+import { endAll } from "./processes/supervisor.js";
+import type { Table } from "./processes/table.js";
+import { isRestart, stopTimeoutMs } from "./runtime/job.js";
+import type { Unit } from "./runtime/settings.js";
+import type { Manager } from "./runtime/systemd.js";
+import type { Survivor } from "./tree/ladder.js";
 
 /** What is left of a stop's time for KILL, last replies and the exit. */
 const RESERVE_MS = 8_000;

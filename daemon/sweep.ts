@@ -3,17 +3,17 @@
 
 import { existsSync } from "node:fs";
 import { Refusal } from "../client/wire.js";
-import { seesAll } from "./access.js";
-import { cgroups } from "./cgroup.js";
-import { cgroupFolder } from "./choose.js";
-import type { Containing } from "./containment.js";
-import { groups } from "./group.js";
-import { isOver } from "./job.js";
-import { CannotStart, claimState } from "./listen.js";
-import type { Log } from "./log.js";
-import type { Settings, Unit } from "./settings.js";
-import { createLookout, type Known, strays } from "./strays.js";
-import { createTags, type Tags } from "./tag.js";
+import { seesAll } from "./processes/access.js";
+import { createLookout, type Known, strays } from "./processes/strays.js";
+import { isOver } from "./runtime/job.js";
+import { CannotStart, claimState } from "./runtime/listen.js";
+import type { Log } from "./runtime/log.js";
+import type { Settings, Unit } from "./runtime/settings.js";
+import { cgroups } from "./tree/cgroup.js";
+import { cgroupFolder } from "./tree/choose.js";
+import type { Containing } from "./tree/containment.js";
+import { groups } from "./tree/group.js";
+import { createTags, type Tags } from "./tree/tag.js";
 
 /** Graces are not known here; with KILL this must fit into half a TimeoutStopSec. */
 const GRACE_MS = 10_000;

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
 import { type Client, connect } from "../client/client.js";
-import { encode } from "../daemon/records.js";
+import { encode } from "../daemon/life/records.js";
 import { removeCgroupsOf } from "./cage.js";
 import { bearers, type Scene, scenario, until, within } from "./scenario.js";
 

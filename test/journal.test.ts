@@ -15,10 +15,10 @@ import { join, resolve } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
-import { append, openJournal, readJournal } from "../daemon/journal.js";
-import type { Log } from "../daemon/log.js";
-import { encode } from "../daemon/records.js";
-import { step } from "../daemon/state.js";
+import { append, openJournal, readJournal } from "../daemon/life/journal.js";
+import { encode } from "../daemon/life/records.js";
+import { step } from "../daemon/life/state.js";
+import type { Log } from "../daemon/runtime/log.js";
 import { configFile, crash, type Daemon, launchDaemon, startDaemon } from "./daemon.js";
 import { isAlive, scenario, skipped, until } from "./scenario.js";
 

@@ -1,8 +1,8 @@
 import { closeSync, fstatSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, not } from "uvu/assert";
-import { readUnit } from "../daemon/settings.js";
-import { connectManager, feedWatchdog, reloading } from "../daemon/systemd.js";
+import { readUnit } from "../daemon/runtime/settings.js";
+import { connectManager, feedWatchdog, reloading } from "../daemon/runtime/systemd.js";
 import { launchDaemon, startDaemon } from "./daemon.js";
 import { type Receiver, receiveAt } from "./receiver.js";
 import { type Scene, scenario, until } from "./scenario.js";

@@ -2,7 +2,7 @@
 
 import { equal, is, ok } from "uvu/assert";
 import { limits } from "../client/wire.js";
-import { createPatience } from "../daemon/patience.js";
+import { createPatience } from "../daemon/doors/patience.js";
 import { runCli } from "./cli.js";
 import { call, type Daemon, startDaemon } from "./daemon.js";
 import { openWire, requestText } from "./http.js";

@@ -4,11 +4,11 @@ import net from "node:net";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { limits, Refusal } from "../client/wire.js";
-import { serve } from "../daemon/accept.js";
-import { createLineDoor } from "../daemon/door.js";
-import { createHttpDoor } from "../daemon/http.js";
-import { createPatience } from "../daemon/patience.js";
-import { type Call, createAnswer } from "../daemon/rpc.js";
+import { serve } from "../daemon/doors/accept.js";
+import { createHttpDoor } from "../daemon/doors/http.js";
+import { createLineDoor } from "../daemon/doors/line.js";
+import { createPatience } from "../daemon/doors/patience.js";
+import { type Call, createAnswer } from "../daemon/doors/rpc.js";
 import { openRaw } from "./daemon.js";
 import { type Scene, scenario } from "./scenario.js";
 

@@ -1,7 +1,7 @@
 // Turns of the event loop, and work that is shared: what the daemon's fairness is made of.
 
 import { equal, is, ok } from "uvu/assert";
-import { shared, turn } from "../daemon/slices.js";
+import { shared, turn } from "../daemon/runtime/slices.js";
 import { scenario } from "./scenario.js";
 
 scenario("of each lane one goes on in a turn: a scan waits for none of the calls", async () => {

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
-import { enterCgroup } from "../daemon/gate.js";
+import { enterCgroup } from "../daemon/tree/gate.js";
 import { containments } from "./cage.js";
 import { call, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, skipped, until, whyNot } from "./scenario.js";

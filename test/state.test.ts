@@ -1,5 +1,5 @@
 import { equal, ok, throws } from "uvu/assert";
-import { type Event, isFinal, type State, step } from "../daemon/state.js";
+import { type Event, isFinal, type State, step } from "../daemon/life/state.js";
 import { scenario } from "./scenario.js";
 
 const identity = { boot: "b", inode: "1", startTicks: null };

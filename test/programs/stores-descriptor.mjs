@@ -4,9 +4,9 @@
 
 import { spawn } from "node:child_process";
 import { readlinkSync } from "node:fs";
-import { pidfdOpen } from "../../dist/daemon/native.js";
-import { readUnit } from "../../dist/daemon/settings.js";
-import { connectManager } from "../../dist/daemon/systemd.js";
+import { pidfdOpen } from "../../dist/daemon/kernel/native.js";
+import { readUnit } from "../../dist/daemon/runtime/settings.js";
+import { connectManager } from "../../dist/daemon/runtime/systemd.js";
 
 const unit = readUnit(process.env, process.pid);
 const manager = connectManager(unit, () => "");

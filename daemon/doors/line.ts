@@ -1,0 +1,229 @@
+// The line door: one JSON-RPC text a line. It cuts lines, bounds what a client may have under way, joins
+// the replies of one turn into one write, and holds back whoever does not read. Lines go to `answer`,
+// events come through the connection's Listener.
+
+import type { Socket } from "node:net";
+import { createLineReader, type LineReader } from "../../client/lines.js";
+import { limits, Refusal } from "../../client/wire.js";
+import { closeWith, createListener, type Door } from "./connection.js";
+import type { Listener } from "./feed.js";
+import type { Patience } from "./patience.js";
+import { type Answer, protocolError, refusalResponse } from "./rpc.js";
+import {
+  type Account,
+  beginCall,
+  charge,
+  chargeBytes,
+  isToWait,
+  laneOf,
+  openAccount,
+} from "./shares.js";
+
+type Connection = {
+  readonly socket: Socket;
+  readonly reader: LineReader;
+  readonly answerLine: (text: string) => Promise<string | null>;
+  readonly patience: Patience;
+  /** Lines to be written at the end of this turn. */
+  outgoing: string;
+  callsInFlight: number;
+  /** The client will send no more. */
+  inputEnded: boolean;
+  /** Nothing is taken any more: the client broke the protocol, or is gone. */
+  over: boolean;
+  /** A turn of reading is due. */
+  reading: boolean;
+  readonly account: Account;
+};
+
+/** Lines taken of one connection before the others get their turn and backpressure is looked at. */
+const LINES_A_TURN = 4;
+
+/** The door for whoever writes lines of JSON-RPC, answered by `answer`. */
+export function createLineDoor<C>(answer: Answer<C>): Door<C> {
+  return {
+    open(socket, first, { patience, callerOf }) {
+      const connection = connect(socket, patience, (listener) => {
+        const caller = callerOf(listener);
+        return (text) => answer(text, caller, patience);
+      });
+      receive(connection, first);
+      return () => {
+        connection.inputEnded = true;
+        read(connection);
+      };
+    },
+    refuse: (socket, refusal) => closeWith(socket, refusalLine(refusal)),
+  };
+}
+
+function refusalLine(refusal: Refusal): string {
+  return `${JSON.stringify(refusalResponse(null, refusal))}\n`;
+}
+
+function connect(
+  socket: Socket,
+  patience: Patience,
+  answering: (listener: Listener) => Connection["answerLine"],
+): Connection {
+  const connection: Connection = {
+    socket,
+    patience,
+    reader: createLineReader(limits.lineBytes),
+    answerLine: (text) => answerLine(text),
+    outgoing: "",
+    callsInFlight: 0,
+    inputEnded: false,
+    over: false,
+    reading: false,
+    account: openAccount(),
+  };
+  const listener = createListener(socket, {
+    isWaiting: () => connection.outgoing !== "",
+    notify(params) {
+      if (socket.writableLength + connection.outgoing.length > limits.queuedBytes) return false;
+      reply(connection, JSON.stringify({ jsonrpc: "2.0", method: "event", params }));
+      return true;
+    },
+  });
+  const answerLine = answering(listener);
+  socket.on("data", (chunk) => receive(connection, chunk));
+  socket.on("drain", () => read(connection));
+  socket.on("end", () => {
+    connection.inputEnded = true;
+    read(connection);
+  });
+  socket.on("close", () => {
+    connection.over = true;
+  });
+  return connection;
+}
+
+// --- reading --------------------------------------------------------------------------------
+
+function receive(connection: Connection, chunk: Buffer): void {
+  if (connection.over) return;
+  connection.reader.push(chunk);
+  read(connection);
+}
+
+function isHeldBack({ socket, callsInFlight, outgoing }: Connection): boolean {
+  if (callsInFlight >= limits.callsInFlight) return true;
+  return socket.writableNeedDrain || outgoing.length > socket.writableHighWaterMark;
+}
+
+/**
+ * Take lines until there are none, the turn is over, or the client has to be held back. In its own turn
+ * it has one line at least.
+ */
+function read(connection: Connection, isOwnTurn = false): void {
+  if (connection.reading || connection.over) return;
+  const { socket, reader, account } = connection;
+  for (let lines = 0; lines < LINES_A_TURN; lines++) {
+    if (isHeldBack(connection)) {
+      socket.pause();
+      return;
+    }
+    const when = whenNext(connection, isOwnTurn && lines === 0);
+    if (when !== null) {
+      readLater(connection, when);
+      return;
+    }
+    const beganMs = beginCall();
+    const line = reader.next();
+    switch (line.at) {
+      case "line":
+        take(connection, line.text);
+        break;
+      case "notUtf8":
+        refuseText(connection);
+        break;
+      case "tooLong":
+        refuseLine(connection);
+        return;
+      case "more":
+        chargeBytes(account, beganMs);
+        readOn(connection);
+        return;
+    }
+    charge(account, beganMs);
+  }
+  readLater(connection, connection.patience.turn(laneOf(account)));
+}
+
+/** When the next line may be taken; null: now. */
+function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
+  if (isDue || !(patience.isOver() || isToWait(account))) return null;
+  return patience.turn(laneOf(account));
+}
+
+function readLater(connection: Connection, when: Promise<void>): void {
+  connection.reading = true;
+  connection.socket.pause();
+  void when.then(() => {
+    connection.reading = false;
+    read(connection, true);
+  });
+}
+
+/** All that has come was taken: let more come, or end if no more will. */
+function readOn(connection: Connection): void {
+  if (connection.inputEnded) endInput(connection);
+  else if (connection.socket.isPaused()) connection.socket.resume();
+}
+
+const isBatch = /^[ \t\r]*\[/;
+
+function take(connection: Connection, text: string): void {
+  // A batch counts as what it may hold.
+  const calls = isBatch.test(text) ? limits.batchCalls : 1;
+  connection.callsInFlight += calls;
+  void connection.answerLine(text).then((line) => {
+    connection.callsInFlight -= calls;
+    if (line !== null) reply(connection, line);
+    if (connection.socket.isPaused() || connection.inputEnded) read(connection);
+  });
+}
+
+function refuseText(connection: Connection): void {
+  connection.patience.blame(1);
+  reply(connection, JSON.stringify(protocolError("parse_error", null)));
+}
+
+function refuseLine(connection: Connection): void {
+  connection.over = true;
+  connection.patience.blame(1);
+  const message = `A line is longer than ${limits.lineBytes} bytes`;
+  const refusal = new Refusal("invalid_request", message, { limit: "lineBytes" });
+  connection.outgoing += refusalLine(refusal);
+  flush(connection);
+  closeWith(connection.socket, "");
+}
+
+/** The client has half-closed: what it asked is still answered, then the other half is closed. */
+function endInput(connection: Connection): void {
+  if (connection.reader.unfinished()) {
+    connection.reader.push(Buffer.from("\n"));
+    connection.reader.next();
+    refuseText(connection);
+  }
+  if (connection.callsInFlight > 0) return;
+  connection.over = true;
+  flush(connection);
+  closeWith(connection.socket, "");
+}
+
+// --- writing --------------------------------------------------------------------------------
+
+function reply(connection: Connection, line: string): void {
+  if (connection.socket.destroyed) return;
+  if (connection.outgoing === "") process.nextTick(flush, connection);
+  connection.outgoing += `${line}\n`;
+}
+
+function flush(connection: Connection): void {
+  const text = connection.outgoing;
+  connection.outgoing = "";
+  if (text !== "" && connection.socket.writable) connection.socket.write(text);
+  if (connection.socket.isPaused() && !isHeldBack(connection)) read(connection);
+}

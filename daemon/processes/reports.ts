@@ -1,0 +1,181 @@
+// What is told of processes: list, status, wait, usage, counts. What is done to them is the supervisor's.
+
+import {
+  type Checked,
+  type Member,
+  type Process,
+  type Result,
+  type Status,
+  statuses,
+} from "../../client/wire.js";
+import {
+  commandLine,
+  isLiving as isAlive,
+  type Look,
+  openLook,
+  readStat,
+  type Stat,
+} from "../kernel/procfs.js";
+import { isFinal } from "../life/state.js";
+import { atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
+import type { Containment } from "../tree/containment.js";
+import { controls, type Sight, seesAll, type Viewer } from "./access.js";
+import {
+  describe,
+  type Entry,
+  find,
+  findLiving,
+  isLiving,
+  type Living,
+  statusOf,
+  type Table,
+} from "./table.js";
+import type { Sampler } from "./usage.js";
+
+/** One line must hold a page; what is left after it is fetched with `after`. */
+const PAGE_BYTES = 768 * 1024;
+
+/** Processes in the order of their spawns. Refusal: `process_not_found` when `after` is unknown. */
+export async function list(
+  table: Table,
+  params: Checked<"list">,
+  viewer: Viewer,
+): Promise<Result<"list">> {
+  await turn();
+  const processes: Process[] = [];
+  let bytes = 0;
+  const slice = createSlices();
+  for (const entry of entriesAfter(table, params.after, viewer)) {
+    await slice();
+    if (!controls(viewer, entry.spec.owner.uid) || !isListed(entry, params)) continue;
+    const process = describe(entry);
+    bytes += JSON.stringify(process).length;
+    if (bytes > PAGE_BYTES && processes.length > 0) {
+      return { processes, next: processes.at(-1)?.id ?? null };
+    }
+    processes.push(process);
+  }
+  return { processes, next: null };
+}
+
+/** As they are now: while a page is made, any of them may be forgotten, and others begin. */
+function entriesAfter(table: Table, after: string | undefined, viewer: Viewer): Entry[] {
+  const entries = [...table.entries.values()];
+  if (after === undefined) return entries;
+  return entries.slice(entries.indexOf(find(table, { id: after }, viewer)) + 1);
+}
+
+function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boolean {
+  if (wanted !== undefined) return statusOf(entry) === wanted;
+  return all || !isFinal(entry.state);
+}
+
+/** One process and its living members, as the kernel has them now. */
+export function inspect(
+  table: Table,
+  params: Checked<"status">,
+  viewer: Viewer,
+): Promise<Result<"status">> {
+  return reportNow(find(table, params, viewer));
+}
+
+/** One look at the kernel serves all who ask in the same turn of the loop, until an event changes it. */
+export function reportNow(entry: Entry): Promise<Result<"status">> {
+  if (entry.report === null) {
+    entry.report = report(entry);
+    atTurnsEnd(() => {
+      entry.report = null;
+    });
+  }
+  return entry.report;
+}
+
+async function report(entry: Entry): Promise<Result<"status">> {
+  const members = isLiving(entry) ? await membersOf(entry) : [];
+  return Object.assign(describe(entry), { members }); // a copy of so many fields takes a microsecond
+}
+
+async function membersOf(entry: Living): Promise<Member[]> {
+  entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
+  const { look } = entry;
+  const stats = await statsOf(entry.tree, look);
+  return stats.sort(byAge).map((stat) => asMember(stat, look));
+}
+
+async function statsOf(tree: Containment, look: Look | null): Promise<Stat[]> {
+  return (await tree.members()).flatMap((pid) => readStat(pid, look) ?? []).filter(isAlive);
+}
+
+/** Parents before their children. */
+function byAge(a: Stat, b: Stat): number {
+  return a.startTicks - b.startTicks || a.pid - b.pid;
+}
+
+function asMember(stat: Stat, look: Look | null): Member {
+  const { pid, ppid, state } = stat;
+  return { pid, ppid, state, command: commandLine(stat, look) };
+}
+
+/**
+ * Resolves when the process has ended, when `timeoutMs` is over, or when the caller is gone: then
+ * nobody is left to answer, and nothing of the call remains.
+ */
+export async function wait(
+  table: Table,
+  params: Checked<"wait">,
+  viewer: Viewer,
+  onCallerGone: (fn: () => void) => () => void,
+): Promise<Result<"wait">> {
+  const entry = find(table, params, viewer);
+  if (!isFinal(entry.state)) await untilEnded(entry, params.timeoutMs, onCallerGone);
+  return { ended: isFinal(entry.state), process: describe(entry) };
+}
+
+function untilEnded(
+  entry: Entry,
+  timeoutMs: number | undefined,
+  onCallerGone: (fn: () => void) => () => void,
+): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = timeoutMs === undefined ? null : setTimeout(done, timeoutMs);
+    const stayed = onCallerGone(done);
+    entry.waiters.add(done);
+    function done(): void {
+      if (timer !== null) clearTimeout(timer);
+      stayed();
+      entry.waiters.delete(done);
+      resolve();
+    }
+  });
+}
+
+/** CPU and memory of leader and tree, over a short window that begins now. */
+export async function usage(
+  table: Table,
+  sampler: Sampler,
+  params: Checked<"usage">,
+  viewer: Viewer,
+): Promise<Result<"usage">> {
+  const entry = findLiving(table, params, viewer);
+  const { tree, leader } = entry;
+  const { pid } = describe(entry);
+  const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
+  const measured = await sampler.measure({ leaderPid, members: () => statsOf(tree, null) });
+  return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
+}
+
+/** How many processes the viewer sees in each status. */
+export function counts(table: Table, viewer: Sight): Record<Status, number> {
+  const zero = Object.fromEntries(statuses.map((name) => [name, 0])) as Record<Status, number>;
+  for (const entry of table.entries.values()) {
+    if (controls(viewer, entry.spec.owner.uid)) zero[statusOf(entry)] += 1;
+  }
+  return zero;
+}
+
+/** The living in a few words, for `systemctl status`. */
+export function summary(table: Table): string {
+  const all = counts(table, seesAll);
+  const living = (["starting", "running", "stopping"] as const).filter((name) => all[name] > 0);
+  return living.map((name) => `${all[name]} ${name}`).join(", ") || "no processes";
+}

@@ -1,0 +1,251 @@
+// How a process enters the table: admission, id and marks, output, launch; and what its leader's end
+// sets off. Ending trees is the supervisor's.
+
+import { randomUUID } from "node:crypto";
+import { basename } from "node:path";
+import { type Checked, limits, type Process, Refusal } from "../../client/wire.js";
+import { sitOut } from "../kernel/reserve.js";
+import type { Account } from "../kernel/users.js";
+import { append } from "../life/journal.js";
+import type { Spec } from "../life/records.js";
+import { type Event, type Exit, isFinal, type Stage } from "../life/state.js";
+import { closeOutput, createOutput, giveOutput, type OutputFds } from "../output/output.js";
+import type { Containment, Leader, Place } from "../tree/containment.js";
+import { identify } from "../tree/identity.js";
+import {
+  type Command,
+  type Failure,
+  findProgram,
+  type Launch,
+  launch,
+  noRoom,
+} from "../tree/launch.js";
+import { tagFor } from "../tree/tag.js";
+import { takeSpawn, type Viewer } from "./access.js";
+import { descend } from "./supervisor.js";
+import {
+  apply,
+  bringToLife,
+  createEntry,
+  describe,
+  type Entry,
+  enter,
+  isLiving,
+  keepLeader,
+  nameKey,
+  type Table,
+} from "./table.js";
+
+/** As whom a process runs: `account` is null for the daemon's own user. */
+export type Identity = {
+  readonly user: string;
+  readonly account: Account | null;
+  /** The environment where the call gives none. */
+  readonly defaults: Readonly<Record<string, string>>;
+};
+
+/** On whose behalf, and as whom; `as` finds another user for the few who may name one. */
+export type Behalf = {
+  /** Of whoever connected; for the log only. */
+  readonly pid: number;
+  readonly viewer: Viewer;
+  readonly owner: Spec["owner"];
+  readonly as: (user: string | undefined) => Identity;
+};
+
+/**
+ * Launch a process and enter it. Refusals: `shutting_down`, `name_taken`, `limit_exceeded`,
+ * `permission_denied` and `invalid_params` for a user, `spawn_failed` (then it stays known as
+ * `failed`, under the id in the facts).
+ */
+export function spawn(
+  table: Table,
+  params: Checked<"spawn">,
+  { viewer, owner, as }: Behalf,
+): Process {
+  const { command, cwd, stopSignal, graceMs, strays, name = null } = params;
+  admit(table, viewer, name);
+  const { user, account, defaults } = as(params.user);
+  if (params.output === "journal" && account !== null) throw notInOurName();
+  const id = mintId(table);
+  const { containing, socket } = table;
+  const place = { containment: containing.kind, room: containing.room(id), socket };
+  const spec = { name, command, cwd, user, owner, stopSignal, graceMs, strays, ...place };
+  const entry = createEntry(id, spec, { at: "starting" });
+  // What is not on record is not started: a crash would lose it.
+  const errno = append(table.journal, { id, spec, state: entry.state });
+  enter(table, entry);
+  if (errno !== null) throw fail(table, entry, unrecorded(errno));
+
+  const env = environment(marks(table, entry), params.env ?? defaults);
+  const started = start(table, entry, params.output, { command, cwd, env, account });
+  if (!started.ok) throw fail(table, entry, started);
+  begin(table, entry, started);
+  return describe(entry);
+}
+
+/** journald takes whoever connects to it for the one who writes. */
+function notInOurName(): Refusal {
+  const message =
+    "output: journal would write in the daemon's name, not yours: use split or merged";
+  return new Refusal("permission_denied", message, { field: "output" });
+}
+
+function unrecorded(errno: string): Failure {
+  const message = `${errno}: the journal cannot be written, so nothing new is started`;
+  return { ok: false, stage: "journal", errno, message };
+}
+
+function fail(table: Table, entry: Entry, { stage, errno, message }: Failure): Refusal {
+  apply(table, entry, { on: "spawnFailed", nowMs: Date.now(), stage, errno });
+  return new Refusal("spawn_failed", message, { stage, errno, id: entry.id });
+}
+
+function admit(table: Table, viewer: Viewer, name: string | null): void {
+  if (table.closing) throw new Refusal("shutting_down", "The daemon is shutting down");
+  const holder = name === null ? undefined : table.byName.get(nameKey(viewer.uid, name));
+  if (holder !== undefined && !isFinal(holder.state)) {
+    const message = `Name taken: ${name} is held by ${holder.id}`;
+    throw new Refusal("name_taken", message, { holder: describe(holder) });
+  }
+  if (table.living >= limits.processes) {
+    const message = `The daemon holds ${limits.processes} living processes: end some first`;
+    throw new Refusal("limit_exceeded", message, { limit: "processes" });
+  }
+  takeSpawn(table.takings, viewer);
+}
+
+/** 48 random bits: the last of a UUID, which Node makes many of at once. RFC 9562, 5.4. */
+function mintId(table: Table): string {
+  for (;;) {
+    const id = `p${randomUUID().slice(-12)}`;
+    if (!table.entries.has(id)) return id;
+  }
+}
+
+function marks(table: Table, { id, spec }: Entry): Record<string, string> {
+  const mark = { PROCSUP_ID: id, PROCSUP_SOCKET: table.socket };
+  return spec.name === null ? mark : { ...mark, PROCSUP_NAME: spec.name };
+}
+
+/**
+ * The marks come first: a long environment is searched only so far. A map, since objects of ever other
+ * keys cost V8 kilobytes each.
+ */
+function environment(
+  own: Readonly<Record<string, string>>,
+  given: Readonly<Record<string, string>>,
+): Map<string, string> {
+  const all = new Map(Object.entries(own));
+  for (const [name, value] of Object.entries(given)) if (!all.has(name)) all.set(name, value);
+  return all;
+}
+
+type Running = { leader: Leader; tree: Containment };
+type Started = ({ ok: true } & Running) | Failure;
+
+/** A program, output, a place, life; whatever was made is taken down again when the next step fails. */
+function start(
+  table: Table,
+  { id, spec }: Entry,
+  mode: Checked<"spawn">["output"],
+  command: Command,
+): Started {
+  const program = findProgram(command);
+  if (!program.ok) return program;
+  let output: OutputFds;
+  try {
+    output = createOutput(table.output, id, mode, spec.name ?? basename(spec.command[0] ?? ""));
+  } catch (error) {
+    const what = mode === "journal" ? "cannot reach journald" : "cannot create output files";
+    return failure("output", error, what);
+  }
+  try {
+    const { account } = command;
+    if (account !== null) giveOutput(output, account.uid, account.gid);
+    const place = table.containing.prepare(id, account?.uid ?? null);
+    const tag = tagFor(table.tags, id);
+    return settle(launch(program, output, place, tag), place);
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    return noRoom(code) ?? failure("contain", error, "cannot make a cgroup");
+  } finally {
+    closeOutput(output);
+  }
+}
+
+function settle(launched: Launch, place: Place): Started {
+  if (launched.ok) return { ...launched, tree: place.hold(launched.leader) };
+  place.abandon();
+  return launched;
+}
+
+function failure(stage: Stage, error: unknown, what: string): Failure {
+  const errno = (error as NodeJS.ErrnoException).code ?? "EUNKNOWN";
+  return { ok: false, stage, errno, message: `${errno}: ${what}` };
+}
+
+function begin(table: Table, entry: Entry, { leader, tree }: Running): void {
+  const { pid, pidfd } = leader;
+  bringToLife(table, entry, leader, tree);
+  apply(table, entry, { on: "spawned", nowMs: Date.now(), pid, identity: identify(pid, pidfd) });
+  const { id, spec } = entry;
+  const [program = ""] = spec.command;
+  table.log.info("spawned", { id, name: spec.name, pid, command: program });
+  keepLeader(table, entry);
+  void follow(table, entry, leader, tree);
+}
+
+/** From the leader's end to that of the last member: what the table is told, and when. */
+export function follow(
+  table: Table,
+  entry: Entry,
+  leader: Leader,
+  tree: Containment,
+): Promise<void> {
+  return untilOver(table, entry, leader, tree)
+    .catch((error: unknown) => sitOut(error).then(() => follow(table, entry, leader, tree)))
+    .catch((error: Error) => {
+      table.log.error("cannot follow a tree", { id: entry.id, error: String(error.stack) });
+    });
+}
+
+async function untilOver(
+  table: Table,
+  entry: Entry,
+  leader: Leader,
+  tree: Containment,
+): Promise<void> {
+  await leader.exited;
+  const nowMs = Date.now();
+  const isOver = await tree.isEmpty();
+  const ended = endOf(entry, leader, nowMs);
+  if (leader.neverRan && isOver && entry.state.at === "running") {
+    const exit = leader.exit ?? { by: "unknown" };
+    apply(table, entry, { on: "spawnFailed", nowMs, ...whyNeverRan(exit) });
+  } else if (isOver) {
+    apply(table, entry, ...ended, { on: "emptied", nowMs });
+  } else {
+    apply(table, entry, ...ended);
+    // In a turn of its own: nothing is signalled where ends are reported.
+    await new Promise(setImmediate);
+    if (entry.state.at === "draining" && entry.spec.strays === "end" && isLiving(entry)) {
+      descend(table, entry, {});
+    }
+    await tree.emptied();
+    apply(table, entry, { on: "emptied", nowMs: Date.now() });
+  }
+}
+
+/** Its leader's end, unless that was on record before. */
+function endOf({ state }: Entry, leader: Leader, nowMs: number): Event[] {
+  if ("exit" in state && state.exit !== null) return [];
+  return [{ on: "leaderExited", nowMs, exit: leader.exit ?? { by: "unknown" } }];
+}
+
+/** All that the shell at the gate tells; its own words are in the stderr of the process. */
+function whyNeverRan(exit: Exit): { stage: Stage; errno: string } {
+  const code = exit.by === "code" ? exit.code : 0;
+  if (code === 127) return { stage: "exec", errno: "ENOENT" };
+  return { stage: code === 125 ? "contain" : "exec", errno: "EUNKNOWN" };
+}

@@ -1,0 +1,295 @@
+// The table of processes and the one writer of their states: who is known, under which pid and name,
+// and how each looks from outside. What is done to them is the supervisor's.
+
+import {
+  type Address,
+  type Process,
+  Refusal,
+  type Result,
+  type Status,
+} from "../../client/wire.js";
+import { closeLook, type Look } from "../kernel/procfs.js";
+import { createHistory, type History, type HistoryBounds, remember } from "../life/history.js";
+import { append, type Journal } from "../life/journal.js";
+import type { Line, Spec } from "../life/records.js";
+import { type Event, isFinal, type State, step } from "../life/state.js";
+import { capOutput } from "../output/cap.js";
+import { type OutputFolder, removeOutput } from "../output/output.js";
+import type { Log } from "../runtime/log.js";
+import type { Containing, Containment, Leader } from "../tree/containment.js";
+import type { Ladder } from "../tree/ladder.js";
+import type { Tags } from "../tree/tag.js";
+import { controls, countLiving, createTakings, type Takings, type Viewer } from "./access.js";
+
+/** One process: what it is, where its life stands, and what works on it now. */
+export type Entry = {
+  readonly id: string;
+  readonly spec: Spec;
+  state: State;
+  /** Leader, tree and ladder are there only while something can live. */
+  leader: Leader | null;
+  tree: Containment | null;
+  ladder: Ladder | null;
+  readonly waiters: Set<() => void>;
+  /** Its leader's files in /proc, open since somebody first asked for its members. */
+  look: Look | null;
+  /** What `status` tells in this turn of the loop, for all who ask in it. */
+  report: Promise<Result<"status">> | null;
+};
+
+/** A process that runs, or of which something may still live. */
+export type Living = Entry & { tree: Containment };
+
+/** Keeps descriptors while no daemon lives, by name: the service manager, or nobody. */
+export type Keeper = {
+  store(name: string, fds: number[]): boolean;
+  unstore(name: string): boolean;
+};
+
+export type Table = {
+  readonly log: Log;
+  readonly journal: Journal;
+  readonly output: OutputFolder;
+  /** What holds the trees of new processes together. */
+  readonly containing: Containing;
+  readonly tags: Tags;
+  /** The socket that children are told of, in PROCSUP_SOCKET. */
+  readonly socket: string;
+  readonly keeper: Keeper;
+  /** Told of every change that the outside can see; `entry.state` is the new one. */
+  readonly publish: (entry: Entry) => void;
+  readonly entries: Map<string, Entry>;
+  readonly byPid: Map<number, Entry>;
+  /** By `nameKey`: every user has names of their own. */
+  readonly byName: Map<string, Entry>;
+  readonly history: History;
+  /** Processes with a tree, all and by owner. */
+  living: number;
+  readonly takings: Takings;
+  /** The daemon is going down: nothing new is started. */
+  closing: boolean;
+};
+
+/** An empty table. */
+export function createTable(
+  parts: Pick<
+    Table,
+    "log" | "journal" | "output" | "containing" | "tags" | "socket" | "keeper" | "publish"
+  >,
+  bounds: HistoryBounds,
+): Table {
+  const table: Table = {
+    ...parts,
+    entries: new Map(),
+    byPid: new Map(),
+    byName: new Map(),
+    history: createHistory(bounds, (id) => forget(table, id)),
+    living: 0,
+    takings: createTakings(),
+    closing: false,
+  };
+  return table;
+}
+
+// --- looking up -----------------------------------------------------------------------------
+
+/** Under which a name of this owner's is found. */
+export function nameKey(ownerUid: number, name: string): string {
+  return `${ownerUid} ${name}`;
+}
+
+/**
+ * The process that is meant: by pid the latest that bore it, by name the viewer's own that holds it or
+ * held it last, and for administrators, who have none of that name, anybody's. Refusals:
+ * `process_not_found`; `permission_denied` for another user's.
+ */
+export function find(table: Table, address: Address, viewer: Viewer): Entry {
+  const { pid, id, name } = address;
+  const entry =
+    pid !== undefined
+      ? table.byPid.get(pid)
+      : id !== undefined
+        ? table.entries.get(id)
+        : findNamed(table, name ?? "", viewer);
+  if (entry !== undefined && controls(viewer, entry.spec.owner.uid)) return entry;
+  const given = pid !== undefined ? `PID ${pid}` : id !== undefined ? `ID ${id}` : `name ${name}`;
+  if (entry !== undefined) {
+    const message = `Process of another user: ${given}`;
+    throw new Refusal("permission_denied", message, { pid, id });
+  }
+  throw new Refusal("process_not_found", `Process not found: ${given}`, { pid, id, name });
+}
+
+function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry | undefined {
+  const own = table.byName.get(nameKey(uid, name));
+  if (own !== undefined || !isAdmin) return own;
+  const others = [...table.byName.values()].filter((entry) => entry.spec.name === name);
+  if (others.length < 2) return others[0];
+  const ids = others.map((entry) => entry.id);
+  const message = `${others.length} users have a process named ${name}: say which by its id`;
+  throw new Refusal("process_not_found", message, { name, ids });
+}
+
+/** As `find`, for whoever needs it alive: throws `already_terminated` with how it ended. */
+export function findLiving(table: Table, address: Address, viewer: Viewer): Living {
+  const entry = find(table, address, viewer);
+  if (isLiving(entry)) return entry;
+  const process = describe(entry);
+  const which = process.pid === null ? `ID ${entry.id}` : `PID ${process.pid}`;
+  throw new Refusal("already_terminated", `Process already terminated: ${which}`, { process });
+}
+
+/** True while something of it may live. */
+export function isLiving(entry: Entry): entry is Living {
+  return entry.tree !== null;
+}
+
+/** The state as the outside sees it. */
+export function statusOf({ state, spec }: Entry): Status {
+  if (state.at !== "draining") return state.at;
+  return spec.strays === "keep" ? "running" : "stopping";
+}
+
+/** The process in its wire shape. */
+export function describe(entry: Entry): Process {
+  const { state, spec } = entry;
+  const exit = "exit" in state ? state.exit : null;
+  return {
+    id: entry.id,
+    name: spec.name,
+    pid: "pid" in state ? state.pid : null,
+    status: statusOf(entry),
+    command: [...spec.command],
+    cwd: spec.cwd,
+    owner: spec.owner,
+    user: spec.user,
+    startedAt: "startedMs" in state ? timestamp(state.startedMs) : null,
+    endedAt: "endedMs" in state ? timestamp(state.endedMs) : null,
+    exit: exit?.by ?? null,
+    exitCode: exit?.by === "code" ? exit.code : null,
+    signal: exit?.by === "signal" ? exit.signal : null,
+    failure: state.at === "failed" ? { stage: state.stage, errno: state.errno } : null,
+    containment: spec.containment,
+    stopSignal: spec.stopSignal,
+    graceMs: spec.graceMs,
+  };
+}
+
+function timestamp(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString();
+}
+
+// --- the one writer -------------------------------------------------------------------------
+
+/** Nothing works on it yet. */
+export function createEntry(id: string, spec: Spec, state: State): Entry {
+  const idle = { leader: null, tree: null, ladder: null, look: null, report: null };
+  return { id, spec, state, ...idle, waiters: new Set() };
+}
+
+/** Make a process known, in the order of the spawns: under its id, its name, and its number if it has one. */
+export function enter(table: Table, entry: Entry): void {
+  const { id, spec, state } = entry;
+  table.entries.set(id, entry);
+  if (spec.name !== null) table.byName.set(nameKey(spec.owner.uid, spec.name), entry);
+  if ("pid" in state && state.pid !== null) table.byPid.set(state.pid, entry);
+}
+
+/** From here on something of it may live. */
+export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Containment): void {
+  entry.leader = leader;
+  entry.tree = tree;
+  table.living += 1;
+  countLiving(table.takings, entry.spec.owner.uid, 1);
+  const lastLook = capOutput(table.output, entry.id);
+  entry.waiters.add(() => setImmediate(lastLook)); // whoever waits for the end is answered first
+}
+
+/** Have its leader's pidfd kept, so that its end is known even if it comes while no daemon lives. */
+export function keepLeader(table: Table, entry: Entry): void {
+  // Whoever waits is answered first.
+  setImmediate(() => {
+    const { id, leader } = entry;
+    if (leader !== null && leader.pidfd >= 0) table.keeper.store(id, [leader.pidfd]);
+  });
+}
+
+/** One line for each process as it stands: what the journal is when it is written anew. */
+export function* currentLines(table: Table): Generator<Line> {
+  for (const { id, spec, state } of table.entries.values()) yield { id, spec, state };
+}
+
+/**
+ * Bring events to a process, in order, the journal first; the outside hears of it once, after the last.
+ * One that cannot be written is brought all the same: what runs is never lost for a full disk.
+ */
+export function apply(table: Table, entry: Entry, ...events: Event[]): void {
+  const before = statusOf(entry);
+  const next = events.reduce(step, entry.state);
+  if (next === entry.state) return;
+  append(table.journal, { id: entry.id, events });
+  if (entry.state.at === "starting" && "pid" in next && next.pid !== null) {
+    table.byPid.set(next.pid, entry);
+  }
+  entry.state = next;
+  entry.report = null;
+  if (isFinal(entry.state)) settle(table, entry);
+  if (statusOf(entry) !== before) table.publish(entry);
+}
+
+function settle(table: Table, entry: Entry): void {
+  if (entry.tree !== null) {
+    table.living -= 1;
+    countLiving(table.takings, entry.spec.owner.uid, -1);
+  }
+  const { tree, leader, look } = entry;
+  entry.look = null;
+  entry.leader = null;
+  entry.tree = null;
+  table.keeper.unstore(entry.id);
+  for (const wake of entry.waiters) wake();
+  entry.waiters.clear();
+  logEnd(table.log, entry);
+  // Whoever waits is answered first.
+  setImmediate(() => {
+    tree?.release();
+    leader?.release();
+    if (look !== null) closeLook(look);
+    keep(table, entry);
+  });
+}
+
+/** Enter one that has ended into the history, which may forget it at once. */
+export function keep(table: Table, { id, spec, state }: Entry): void {
+  const agoMs = "endedMs" in state ? Math.max(0, Date.now() - state.endedMs) : 0;
+  remember(table.history, id, { bytes: JSON.stringify(spec.command).length, agoMs });
+}
+
+function forget(table: Table, id: string): void {
+  const entry = table.entries.get(id);
+  if (entry === undefined) return;
+  append(table.journal, { id, forgotten: true });
+  table.entries.delete(id);
+  const pid = "pid" in entry.state ? entry.state.pid : null;
+  if (pid !== null && table.byPid.get(pid) === entry) table.byPid.delete(pid);
+  const { name, owner } = entry.spec;
+  const key = name === null ? null : nameKey(owner.uid, name);
+  if (key !== null && table.byName.get(key) === entry) table.byName.delete(key);
+  removeOutput(table.output, id).catch((error: Error) => {
+    table.log.warning("cannot remove output", { id, error: error.message });
+  });
+}
+
+function logEnd(log: Log, { id, spec, state }: Entry): void {
+  const { name } = spec;
+  if (state.at === "failed") {
+    log.info("spawn failed", { id, name, stage: state.stage, errno: state.errno });
+  } else if ("endedMs" in state && "exit" in state) {
+    log.info(state.at, () => {
+      const { pid, exit, endedMs, startedMs } = state;
+      const how = exit.by === "code" ? exit.code : exit.by === "signal" ? exit.signal : "unknown";
+      const durationMs = Math.max(0, endedMs - startedMs); // the clock may have been set back
+      return { id, name, pid, exit: how, durationMs };
+    });
+  }
+}

@@ -1,0 +1,187 @@
+// Where the daemon may listen and what is its own: locks, stale sockets, and never anybody else's.
+
+import { randomInt } from "node:crypto";
+import {
+  closeSync,
+  lchownSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import net from "node:net";
+import { join } from "node:path";
+import { limits } from "../../client/wire.js";
+import { tryLock } from "../kernel/native.js";
+import { boundTo } from "../kernel/unix.js";
+
+/** Something about this machine keeps the daemon from starting; the message names it and the fix. */
+export class CannotStart extends Error {}
+
+/**
+ * Make the state directory ready and this daemon's alone, for as long as it lives: the kernel
+ * releases the lock, also after `kill -9`. Returns the directory's key, 31 bits, the same at each
+ * start: `newKey`, if it has none yet. Throws CannotStart.
+ */
+export function claimState(path: string, newKey: number = randomInt(1, 2 ** 31)): number {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    checkOwner(path);
+    claim(join(path, "lock"), `another procsupd uses the state directory ${path}`);
+    return readKey(join(path, "key"), newKey);
+  } catch (cause) {
+    if (cause instanceof CannotStart) throw cause;
+    const { message } = cause as Error;
+    throw new CannotStart(`cannot use the state directory: ${message}; choose one with --state`, {
+      cause,
+    });
+  }
+}
+
+/** As `claimState`, for a directory that was ours and was removed under us; else nothing is done. */
+export function reclaimState(path: string, key: number): void {
+  if (existing(join(path, "lock")) === null) claimState(path, key);
+}
+
+/** Whoever owns it could put a journal of theirs into it. */
+function checkOwner(path: string): void {
+  const { uid } = statSync(path);
+  const own = process.geteuid?.() ?? uid;
+  if (uid === own) return;
+  const fix = `chown ${own} ${path}, or choose another with --state`;
+  throw new CannotStart(`the state directory ${path} belongs to uid ${uid}, not to ${own}: ${fix}`);
+}
+
+/** Written beside and renamed, so that a crash leaves a whole key or none. */
+function readKey(path: string, newKey: number): number {
+  if (existing(path) === null) {
+    writeFileSync(`${path}.new`, `${newKey}\n`, { mode: 0o600 });
+    renameSync(`${path}.new`, path);
+  }
+  const key = Number(readFileSync(path, "utf8"));
+  if (Number.isInteger(key) && key > 0 && key < 2 ** 31) return key;
+  throw new CannotStart(`${path} holds no key: remove it, if no process of an earlier run lives`);
+}
+
+/** The descriptor stays open until the process ends; the file stays, since removing one is a race. */
+function claim(path: string, taken: string): void {
+  const fd = openSync(path, "a", 0o600);
+  if (tryLock(fd)) return;
+  closeSync(fd);
+  throw new CannotStart(taken);
+}
+
+/**
+ * Listen on `path`, for this user only, or also for the members of the group `gid`. A live socket is left alone (CannotStart), a stale one is
+ * replaced; the lock beside it keeps two daemons from judging the same one stale. With a `passed` socket
+ * that one is served, and `path` is not touched. The function returned removes the socket if it is
+ * still ours.
+ */
+export async function listen(
+  server: net.Server,
+  path: string,
+  gid: number | null,
+  passed: Passed | null,
+): Promise<() => void> {
+  if (passed !== null) {
+    await listenPassed(server, passed);
+    return () => undefined;
+  }
+  try {
+    claim(`${path}.lock`, `another procsupd listens on ${path}`);
+    if (existing(path) !== null) await checkStale(path);
+    await bind(server, `${path}.new`, gid === null ? 0o600 : 0o660);
+    // Its mode came from the umask: chmod would follow a link that somebody had put there instead.
+    if (gid !== null) lchownSync(`${path}.new`, process.geteuid?.() ?? -1, gid);
+    renameSync(`${path}.new`, path);
+  } catch (cause) {
+    if (cause instanceof CannotStart) throw cause;
+    const { message } = cause as Error;
+    throw new CannotStart(`cannot listen on ${path}: ${message}; choose another with --socket`, {
+      cause,
+    });
+  }
+  const own = existing(path);
+  return () => {
+    const now = existing(path);
+    if (now !== null && now.ino === own?.ino && now.dev === own.dev) unlinkSync(path);
+  };
+}
+
+/** A socket that the service manager listens on for us, and where it is bound. */
+type Passed = { fd: number; path: string };
+
+/** The one that was passed, null for none. Throws CannotStart for several. */
+export function passedSocket(fds: readonly number[]): Passed | null {
+  const [fd] = fds;
+  if (fd === undefined) return null;
+  if (fds.length === 1) return { fd, path: boundTo(fd) };
+  throw new CannotStart(
+    `systemd passes ${fds.length} sockets: leave one ListenStream= in the unit`,
+  );
+}
+
+/**
+ * Serve a socket that was passed. It stays the manager's: whoever connects while no daemon lives waits in
+ * its queue, so it is neither replaced nor removed, and its owner and mode are as they are.
+ */
+function listenPassed(server: net.Server, { fd, path }: Passed): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const refuse = ({ message }: Error) =>
+      reject(new CannotStart(`cannot serve ${path}, as passed by systemd: ${message}`));
+    server.once("error", refuse);
+    server.listen({ fd, backlog: limits.connections }, () => {
+      server.off("error", refuse);
+      resolve();
+    });
+  });
+}
+
+function existing(path: string) {
+  return lstatSync(path, { throwIfNoEntry: false }) ?? null;
+}
+
+async function checkStale(path: string): Promise<void> {
+  if (existing(path)?.isSocket() !== true) {
+    throw new CannotStart(`${path} exists and is no socket: remove it or choose another --socket`);
+  }
+  if (await isAnswered(path)) throw new CannotStart(`another program listens on ${path}`);
+}
+
+function isAnswered(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = net.connect({ path });
+    probe.once("connect", () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "ECONNREFUSED") resolve(false);
+      else reject(error);
+    });
+  });
+}
+
+/**
+ * Bound under another name and then renamed: the socket is there only once it is served, a stale one
+ * is replaced in one step, and libuv, which unlinks by name what it once bound, has nothing to unlink.
+ */
+function bind(server: net.Server, path: string, mode: number): Promise<void> {
+  rmSync(path, { force: true });
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    // bind(2) happens within listen(), so the mode is right from the first moment.
+    const umask = process.umask(0o777 & ~mode);
+    // A burst of as many clients as are served at all must not meet EAGAIN. man 2 listen.
+    server.listen({ path, backlog: limits.connections }, () => {
+      server.off("error", reject);
+      resolve();
+    });
+    process.umask(umask);
+  });
+}

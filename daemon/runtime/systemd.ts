@@ -1,0 +1,109 @@
+// What the daemon says to the service manager that started it, without a helper process: the
+// datagrams of sd_notify(3), descriptors for its store, the watchdog. What came from it stands in
+// the environment, and settings.ts has read that. Nothing is decided here, and without a manager
+// nothing happens.
+
+import { closeSync } from "node:fs";
+import net from "node:net";
+import { datagramSocket, openPipe, sendDatagram } from "../kernel/unix.js";
+import type { Unit } from "./settings.js";
+
+/** How long PID 1 may leave a message waiting, and with it the main loop. */
+const SEND_MS = 500;
+/** Changes of the status line within this time are told as one. */
+const STATUS_MS = 250;
+
+/** True: it was sent. False: there is no manager, or it does not take any. */
+type Sent = boolean;
+
+export type Manager = {
+  /** Send assignments, like `READY=1`, in one message. */
+  tell(...assignments: string[]): Sent;
+  /**
+   * Have copies of descriptors kept while no daemon lives; the next one finds them in `Unit.fds`. A
+   * name is at most 255 characters, without colon; the same name may be stored again. Dropped without a
+   * word when the store is full (FileDescriptorStoreMax=).
+   */
+  store(name: string, fds: number[]): Sent;
+  /** Take everything of that name out of the store again. */
+  unstore(name: string): Sent;
+  /** Resolves when all that was told before has been worked on, true, or `limitMs` is over, false. */
+  settled(limitMs: number): Promise<boolean>;
+  /** Call whenever the status line may have changed; it is made when it is told. */
+  statusChanged(): void;
+};
+
+/** A manager to speak to; `status` makes the line that `systemctl status` shows. */
+export function connectManager(unit: Unit, status: () => string): Manager {
+  const { notifySocket } = unit;
+  const socket = notifySocket === null ? -1 : datagramSocket(SEND_MS);
+  const send = (text: string, fds: number[] = []) => {
+    if (notifySocket === null) return false;
+    try {
+      sendDatagram(socket, notifySocket, Buffer.from(text), fds);
+      return true;
+    } catch (error) {
+      const { code = "" } = error as NodeJS.ErrnoException;
+      if (["ENOENT", "ECONNREFUSED", "EAGAIN"].includes(code)) return false;
+      throw error;
+    }
+  };
+  let shown = "";
+  let isDue = false;
+  const show = () => {
+    isDue = false;
+    const line = status();
+    if (line !== shown && send(`STATUS=${line}`)) shown = line;
+  };
+  return {
+    tell: (...assignments) => send(assignments.join("\n")),
+    // FDPOLL=0: a pidfd hangs up at the end of its process, and just then it is needed.
+    store: (name, fds) => send(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, fds),
+    unstore: (name) => send(`FDSTOREREMOVE=1\nFDNAME=${name}`),
+    settled: (limitMs) => barrier(send, limitMs),
+    statusChanged() {
+      if (isDue || notifySocket === null) return;
+      isDue = true;
+      setTimeout(show, STATUS_MS).unref();
+    },
+  };
+}
+
+/** The manager closes the descriptor that it is sent once it has got that far. man 3 sd_notify_barrier. */
+async function barrier(
+  send: (text: string, fds: number[]) => Sent,
+  limitMs: number,
+): Promise<boolean> {
+  const { read, write } = openPipe();
+  const isSent = send("BARRIER=1", [write]);
+  closeSync(write);
+  if (!isSent) {
+    closeSync(read);
+    return false;
+  }
+  const end = new net.Socket({ fd: read, readable: true, writable: false });
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => settle(false), limitMs);
+    const settle = (isSettled: boolean) => {
+      clearTimeout(timer);
+      end.destroy();
+      resolve(isSettled);
+    };
+    end.once("end", () => settle(true));
+    end.resume();
+  });
+}
+
+/**
+ * Feed the watchdog from the main loop, at half its time: a loop that hangs is noticed because this
+ * timer hangs with it. man 3 sd_watchdog_enabled.
+ */
+export function feedWatchdog(unit: Unit, manager: Manager): void {
+  if (unit.watchdogMs === null) return;
+  setInterval(() => manager.tell("WATCHDOG=1"), unit.watchdogMs / 2).unref();
+}
+
+/** The assignments that begin a reload; READY=1 ends it. man 5 systemd.service, Type=notify-reload. */
+export function reloading(): string[] {
+  return ["RELOADING=1", `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`];
+}

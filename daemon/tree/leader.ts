@@ -1,0 +1,126 @@
+// The first process of a tree, held by a pidfd: how its end is noticed and read. A child of ours is
+// reaped here; one that an earlier daemon started is reaped by whoever inherited it, and its end is
+// read from what the kernel still tells.
+
+import { closeSync } from "node:fs";
+import { constants } from "node:os";
+import { setTimeout as pause } from "node:timers/promises";
+import type { Signal } from "../../client/wire.js";
+import { type Ended, fromWaitStatus, pidfdEnded, waitEnded } from "../kernel/native.js";
+import { hold, isUnreaped, watchEnd } from "../kernel/pidfd.js";
+import { isLiving, isShown, readStat } from "../kernel/procfs.js";
+import type { Exit } from "../life/state.js";
+import type { Leader } from "./containment.js";
+import { GATE } from "./gate.js";
+
+/** Hold our own child, which nobody else reaps: its number cannot have gone. */
+export function holdChild(pid: number): Leader {
+  const pidfd = hold(pid);
+  if (pidfd === null) throw new Error(`the child ${pid} has vanished`);
+  const { leader, end } = createLeader(pid, pidfd, () => {
+    reap();
+    close();
+  });
+  let isReaped = false;
+  const reap = () => {
+    if (isReaped) return;
+    isReaped = true;
+    waitEnded(pidfd, "reap");
+  };
+  const close = watchEnd(pidfd, () => {
+    end(waitEnded(pidfd, "peek"));
+    setImmediate(reap);
+  });
+  return leader;
+}
+
+/**
+ * Hold a leader that is no child of ours. `pidfd` belongs to it from now on; when that was kept for us
+ * while no daemon lived, it tells the end also of one that was reaped meanwhile. Who has ended already,
+ * and shows it, has ended at once: a zombie is not alive for a moment more.
+ */
+export function holdAdopted(pid: number, pidfd: number): Leader {
+  const { leader, end } = createLeader(pid, pidfd, () => close());
+  const over = lookAtEnd(leader);
+  if (over !== null) end(over.ended);
+  const close =
+    over === null ? watchEnd(pidfd, () => void readEnd(leader).then(end)) : () => closeSync(pidfd);
+  return leader;
+}
+
+/** A leader that had ended before anybody could hold it: how, nobody can know. */
+export function departed(pid: number): Leader {
+  const { leader, end } = createLeader(pid, -1, () => undefined);
+  end(null);
+  return leader;
+}
+
+function createLeader(
+  pid: number,
+  pidfd: number,
+  release: () => void,
+): { leader: Leader; end: (ended: Ended | null) => void } {
+  let report: () => void;
+  const exited = new Promise<void>((resolve) => {
+    report = resolve;
+  });
+  const leader: Leader = {
+    pid,
+    pidfd,
+    exit: null,
+    neverRan: false,
+    exited,
+    release() {
+      leader.pidfd = -1;
+      release();
+    },
+  };
+  const end = (ended: Ended | null) => {
+    // Unreaped after the look: so it was this very process that was looked at.
+    leader.neverRan = isGateFailure(ended) && readStat(pid)?.comm === GATE && isUnreaped(pidfd);
+    leader.exit = exitOf(ended);
+    report();
+  };
+  return { leader, end };
+}
+
+/** The longest pause before an unreaped zombie is looked at again. */
+const LONGEST_PAUSE_MS = 200;
+
+/**
+ * How a process ended that is not our child: null when it has not, or nothing shows it yet; `ended`
+ * null when the kernel tells nobody any more. A zombie shows it in /proc, to its own user; once reaped, the
+ * pidfd tells it.
+ */
+function lookAtEnd({ pid, pidfd }: Leader): { ended: Ended | null } | null {
+  const stat = isShown(pid) ? readStat(pid) : null;
+  // Asked after the look: so it was this very process that was looked at.
+  if (!isUnreaped(pidfd)) return { ended: pidfdEnded(pidfd) };
+  return stat === null || isLiving(stat) ? null : { ended: fromWaitStatus(stat.waitStatus) };
+}
+
+/** The same, of one that has ended: where nothing shows how, its parent may take its time to reap it. */
+async function readEnd(leader: Leader): Promise<Ended | null> {
+  for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, LONGEST_PAUSE_MS)) {
+    const over = lookAtEnd(leader);
+    if (over !== null) return over.ended;
+    await pause(waitMs);
+  }
+}
+
+/** Its exit codes where it could not join, or could not become the command. */
+function isGateFailure(ended: Ended | null): boolean {
+  return ended?.by === "code" && ended.code >= 125 && ended.code <= 127;
+}
+
+const signalNames = new Map(
+  Object.entries(constants.signals).map(([name, number]) => [number, name as Signal]),
+);
+
+/** A real-time signal has no name on the wire: that end is told as unknown rather than wrongly. */
+function exitOf(ended: Ended | null): Exit {
+  if (ended === null) return { by: "unknown" };
+  if (ended.by === "code") return ended;
+  const signal = signalNames.get(ended.signal);
+  return signal === undefined ? { by: "unknown" } : { by: "signal", signal };
+}
