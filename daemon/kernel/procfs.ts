@@ -145,8 +145,8 @@ export function readStat(pid: number, look: Look | null = null): Stat | null {
     look?.pid === pid ? readProcAgain(look.stat) : readProcBytes(`/proc/${pid}/stat`, PROC_BYTES);
   if (line === null || line.length === 0) return null;
   // The name may hold anything, parentheses too; behind the last one there are only numbers.
-  const open = line.indexOf("(");
-  const close = line.lastIndexOf(")");
+  const open = line.indexOf(OPENING);
+  const close = line.lastIndexOf(CLOSING);
   readNumbers(line, close + 4);
   const at = (field: number) => numbers[field - 4] ?? 0;
   return {
@@ -167,6 +167,8 @@ export function readStat(pid: number, look: Look | null = null): Stat | null {
 
 /** The fields of the line read last, from field 4 of proc(5) on. */
 const numbers: number[] = [];
+const OPENING = 40;
+const CLOSING = 41;
 const SPACE = 32;
 const NEWLINE = 10;
 const MINUS = 45;

@@ -18,7 +18,6 @@ import {
 } from "../kernel/procfs.js";
 import { isFinal } from "../life/state.js";
 import { atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
-import type { Containment } from "../tree/containment.js";
 import { controls, type Sight, seesAll, type Viewer } from "./access.js";
 import {
   describe,
@@ -98,12 +97,12 @@ async function report(entry: Entry): Promise<Result<"status">> {
 async function membersOf(entry: Living): Promise<Member[]> {
   entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
   const { look } = entry;
-  const stats = await statsOf(entry.tree, look);
+  const stats = livingOf(await entry.tree.members(), look);
   return stats.sort(byAge).map((stat) => asMember(stat, look));
 }
 
-async function statsOf(tree: Containment, look: Look | null): Promise<Stat[]> {
-  return (await tree.members()).flatMap((pid) => readStat(pid, look) ?? []).filter(isAlive);
+function livingOf(pids: readonly number[], look: Look | null): Stat[] {
+  return pids.flatMap((pid) => readStat(pid, look) ?? []).filter(isAlive);
 }
 
 /** Parents before their children. */
@@ -160,7 +159,10 @@ export async function usage(
   const { tree, leader } = entry;
   const { pid } = describe(entry);
   const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
-  const measured = await sampler.measure({ leaderPid, members: () => statsOf(tree, null) });
+  const measured = await sampler.measure({
+    leaderPid,
+    members: async () => livingOf(await tree.members(), null),
+  });
   return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
 }
 
