@@ -7,6 +7,7 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
+import { ok } from "uvu/assert";
 import { type Client, connect } from "../client/client.js";
 import { encode } from "../daemon/life/records.js";
 import { removeCgroupsOf } from "./cage.js";
@@ -97,6 +98,13 @@ export function configFile(scene: Pick<Scene, "folder">, settings: object): stri
   const path = join(scene.folder, "config.json");
   writeFileSync(path, JSON.stringify(settings));
   return ["--config", path];
+}
+
+/** The daemon is alive and answers somebody else at once. */
+export async function assertServes(daemon: Daemon): Promise<void> {
+  const { ask, socket } = await daemon.raw();
+  ok((await within(2_000, "an answer", () => ask(call("info")))).result);
+  socket.destroy();
 }
 
 /** Resident memory, now or at its peak. man 5 proc_pid_status. */

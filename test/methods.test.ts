@@ -1,6 +1,6 @@
 // What the other methods promise, each seen in the kernel or in the files.
 
-import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
@@ -198,61 +198,6 @@ scenario("exit codes and signals are the kernel's", async (scene) => {
   equal(await endOf("kill -SEGV $$"), ["exited", null, "SIGSEGV"]);
 });
 
-scenario("logs are read by offset, to the byte, and by last lines", async (scene) => {
-  const client = await (await visitDaemon(scene)).connect();
-  const script = 'printf "one\\ntwo\\nthr\\303\\251\\n"; printf "err" >&2';
-  const { id } = await client.spawn({ command: ["sh", "-c", script] });
-  await client.wait({ id });
-  const whole = { text: "one\ntwo\nthré\n", from: 0, next: 14, oldest: 0, ended: true };
-  equal(await client.logs({ id }), whole);
-  equal(await client.logs({ id, from: 4, maxBytes: 4 }), {
-    text: "two\n",
-    from: 4,
-    next: 8,
-    oldest: 0,
-    ended: false,
-  });
-  // The cut would fall into the middle of é: it is left for the next read.
-  const cut = await client.logs({ id, from: 8, maxBytes: 4 });
-  equal([cut.text, cut.next], ["thr", 11]);
-  equal((await client.logs({ id, from: cut.next })).text, "é\n");
-  equal((await client.logs({ id, tailLines: 1 })).text, "thré\n");
-  equal((await client.logs({ id, tailLines: 2 })).from, 4);
-  equal((await client.logs({ id, tailLines: 99 })).from, 0);
-  equal((await client.logs({ id, tailLines: 0 })).text, "");
-  equal((await client.logs({ id, stream: "stderr" })).text, "err");
-  equal((await client.logs({ id, from: 1_000_000 })).next, 14);
-});
-
-scenario("bytes that are no text come through as such, with true offsets", async (scene) => {
-  const client = await (await visitDaemon(scene)).connect();
-  const { id } = await client.spawn({ command: ["sh", "-c", 'printf "a\\377\\000b\\303"'] });
-  await client.wait({ id });
-  const { text, next, ended } = await client.logs({ id });
-  equal([text, next, ended], ["a\ufffd\0b\ufffd", 5, true]);
-});
-
-scenario("merged output keeps its order in one stream, null output has none", async (scene) => {
-  const client = await (await visitDaemon(scene)).connect();
-  const command = ["sh", "-c", "echo 1; echo 2 >&2; echo 3"];
-  const merged = await client.spawn({ command, output: "merged" });
-  const none = await client.spawn({ command, output: "null" });
-  await client.wait({ id: merged.id });
-  await client.wait({ id: none.id });
-  is((await client.logs({ id: merged.id })).text, "1\n2\n3\n");
-  is((await client.logs({ id: merged.id, stream: "stderr" })).text, "");
-  equal(await client.logs({ id: none.id }), { text: "", from: 0, next: 0, oldest: 0, ended: true });
-});
-
-scenario("the last lines of a large file are found without reading it all", async (scene) => {
-  const client = await (await visitDaemon(scene)).connect();
-  const { id } = await client.spawn({ command: ["sh", "-c", "seq 1 1000000"] });
-  await client.wait({ id });
-  is((await client.logs({ id, tailLines: 2 })).text, "999999\n1000000\n");
-  const many = await client.logs({ id, tailLines: 100_000, maxBytes: 1024 });
-  ok(many.text.startsWith("900001\n900002\n"));
-});
-
 scenario("usage measures the leader and the tree while it runs", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const busy = ["sh", "-c", "sh -c 'while :; do :; done' & while :; do :; done"];
@@ -308,25 +253,6 @@ scenario("a subscriber hears every change of status, of one process or of all", 
   const third = await client.spawn({ command: ["true"] });
   await client.wait({ id: third.id });
   is(events.length, length);
-});
-
-scenario("a subscriber to output is sent all of it, by offset", async (scene) => {
-  const client = await (await visitDaemon(scene)).connect();
-  const gate = join(scene.folder, "gate");
-  const script = `until [ -e ${gate} ]; do sleep 0.01; done; seq 1 20000; echo end >&2`;
-  const { id } = await client.spawn({ command: ["sh", "-c", script] });
-  const texts = { stdout: "", stderr: "" };
-  client.onEvent((event) => {
-    if (event.event !== "output") return;
-    is(event.from, Buffer.byteLength(texts[event.stream]));
-    texts[event.stream] += event.text;
-  });
-  await client.subscribe({ id, output: true });
-  writeFileSync(gate, "");
-  const expected = Array.from({ length: 20_000 }, (_, at) => `${at + 1}\n`).join("");
-  await until("all is heard", () => texts.stdout.length === expected.length && texts.stderr !== "");
-  is(texts.stdout, expected);
-  is(texts.stderr, "end\n");
 });
 
 scenario(

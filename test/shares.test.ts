@@ -1,0 +1,213 @@
+// Clients that are slow, greedy or gone, and those beside them who must not notice.
+
+import { readdirSync, readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { equal, is, ok } from "uvu/assert";
+import { limits } from "../client/wire.js";
+import {
+  assertServes,
+  call,
+  type Daemon,
+  type Raw,
+  rssMib,
+  startDaemon,
+  theDaemonGoes,
+  visitDaemon,
+} from "./daemon.js";
+import { scenario, until } from "./scenario.js";
+
+scenario("others get their turns between the calls of a batch", async (scene) => {
+  const daemon = await visitDaemon(scene);
+  const [greedy, modest] = [await daemon.raw(), await daemon.raw()];
+  const spawning = Array.from({ length: limits.batchCalls }, (_, n) =>
+    call("spawn", { command: ["true"] }, n),
+  );
+  let over = false;
+  const batch = greedy.ask(spawning).then(() => {
+    over = true;
+  });
+  let answered = 0;
+  for (; !over; answered++) ok((await modest.ask(call("status", { pid: 1 }))).error);
+  await batch;
+  // Begun all in one turn of the daemon, they let through one or two.
+  ok(answered >= 10, `${answered} answered meanwhile`);
+});
+
+scenario("long calls that come all at once let short ones through", async (scene) => {
+  const daemon = await visitDaemon(scene);
+  const many = await Promise.all(Array.from({ length: 20 }, () => daemon.raw()));
+  const modest = await daemon.raw();
+  const ask = call("status", { pid: 1 });
+  // It is known for short calls by then, of the others anything may be expected.
+  for (let n = 0; n < 20; n++) ok((await modest.ask(ask)).error);
+  const answered: string[] = [];
+  const hear = (raw: Raw, who: string) => raw.next().then(() => answered.push(who));
+  const all = [...many.map((raw) => hear(raw, "spawn")), hear(modest, "status")];
+  // What is sent while it stands still it finds all at once, the short one last.
+  process.kill(daemon.pid, "SIGSTOP");
+  for (const raw of many) raw.write(`${JSON.stringify(call("spawn", { command: ["true"] }))}\n`);
+  modest.write(`${JSON.stringify(ask)}\n`);
+  process.kill(daemon.pid, "SIGCONT");
+  await Promise.all(all);
+  is(answered.length, 21);
+  ok(answered.indexOf("status") < 10, answered.join());
+});
+
+scenario("whoever has had more than a share waits behind who has not", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const spawnOf = (name: string) =>
+    `${JSON.stringify(call("spawn", { command: ["true"], name, output: "null" }))}\n`;
+  const greedy = await Promise.all(Array.from({ length: 8 }, () => daemon.raw()));
+  const modest = await daemon.raw();
+  ok((await modest.ask(call("list"))).result);
+  const each = async (lines: number, send: () => void) => {
+    send();
+    for (const raw of greedy) for (let n = 0; n < lines; n++) ok((await raw.next()).result);
+  };
+  await each(8, () => {
+    for (const [at, raw] of greedy.entries()) {
+      raw.write(Array.from({ length: 8 }, (_, n) => spawnOf(`first-${at}-${n}`)).join(""));
+    }
+  });
+  // What is sent while it stands still it finds all at once, the modest one's last.
+  await each(4, () => {
+    process.kill(daemon.pid, "SIGSTOP");
+    for (const [at, raw] of greedy.entries()) {
+      raw.write(Array.from({ length: 4 }, (_, n) => spawnOf(`greedy-${at}-${n}`)).join(""));
+    }
+    modest.write(spawnOf("modest"));
+    process.kill(daemon.pid, "SIGCONT");
+  });
+  ok((await modest.next()).result);
+  const journal = readFileSync(join(daemon.state, "journal"), "utf8");
+  const names = [...journal.matchAll(/"name":"(greedy|modest)/g)].map(([, name]) => name);
+  is(names.length, 33);
+  ok(names.indexOf("modest") < 6, names.join());
+});
+
+/** What the daemon has asked the kernel to watch. man 5 proc_pid_fdinfo. */
+function watchesOf({ pid }: Daemon): number {
+  const folder = `/proc/${pid}/fdinfo`;
+  const textOf = (fd: string) => {
+    try {
+      return readFileSync(join(folder, fd), "latin1");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return ""; // closed meanwhile
+      throw error;
+    }
+  };
+  return (
+    readdirSync(folder)
+      .map(textOf)
+      .join("")
+      .match(/^inotify wd:/gm)?.length ?? 0
+  );
+}
+
+scenario("what a client asks for that is gone by then does not stay", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const watches = watchesOf(daemon);
+  const gone = await daemon.raw();
+  const last = call("spawn", { command: ["true"], name: "last" }, "last");
+  const follow = call("subscribe", { id, output: true });
+  // The first answer tells the daemon that nobody is there, and the batch is still under way.
+  process.kill(daemon.pid, "SIGSTOP");
+  gone.write(`${JSON.stringify([...Array(90).fill(follow), last])}\n`);
+  gone.write(`${JSON.stringify(call("status", { id }))}\n`);
+  await new Promise<void>((written) => gone.socket.write("", () => written()));
+  gone.socket.destroy();
+  process.kill(daemon.pid, "SIGCONT");
+  await until("all of it is done", async () => {
+    const { processes } = await client.list({ all: true });
+    return processes.some(({ name }) => name === "last");
+  });
+  await until("nothing is watched for it", () => watchesOf(daemon) <= watches);
+});
+
+scenario("a reader that does not read is held back, and memory stays flat", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  for (let count = 0; count < 40; count++) {
+    const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
+    await client.wait({ id });
+  }
+  const before = rssMib(daemon);
+  const raw = await daemon.raw();
+  raw.socket.pause();
+  const all = Buffer.from(`${JSON.stringify(call("list", { all: true }))}\n`.repeat(1_000));
+  // 1,000 answers of 3 MB each, in pages of 0.7 MB; whatever is not taken stays with the sender.
+  raw.socket.write(all);
+  for (let count = 0; count < 50; count++) await assertServes(daemon);
+  ok(rssMib(daemon) - before < 60, `grew by ${rssMib(daemon) - before} MiB`);
+  raw.socket.destroy();
+});
+
+scenario("200 idle connections cost little", async (scene) => {
+  const daemon = await startDaemon(scene);
+  await assertServes(daemon);
+  const before = rssMib(daemon);
+  const raws = await Promise.all(Array.from({ length: 200 }, () => daemon.raw()));
+  await assertServes(daemon);
+  ok(rssMib(daemon) - before < 20, `grew by ${rssMib(daemon) - before} MiB`);
+  for (const { socket } of raws) socket.destroy();
+});
+
+scenario(
+  "a subscriber that never reads loses events, is told how many, and costs little",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const client = await daemon.connect();
+    const raw = await daemon.raw();
+    await raw.ask(call("subscribe"));
+    raw.socket.pause();
+    const long = "x".repeat(50_000);
+    const before = rssMib(daemon);
+    for (let count = 0; count < 300; count++) {
+      const { id } = await client.spawn({ command: ["true", long] });
+      await client.wait({ id });
+    }
+    ok(rssMib(daemon) - before < 60, `grew by ${rssMib(daemon) - before} MiB`);
+    raw.socket.resume();
+    let events = 0;
+    for (;;) {
+      const { params } = await raw.next();
+      if (params?.["event"] === "dropped") {
+        is(events + Number(params["count"]), 600);
+        return;
+      }
+      events += 1;
+    }
+  },
+  60_000,
+);
+
+scenario(
+  "connections past the limit are refused in a sentence, and free places are used",
+  async (scene) => {
+    const daemon = await visitDaemon(scene);
+    const sockets = Array.from({ length: limits.connections }, () => connect(daemon.socket));
+    scene.after(() => {
+      for (const socket of sockets) socket.destroy();
+    });
+    await Promise.all(sockets.map((socket) => new Promise((go) => socket.once("connect", go))));
+    sockets[0]?.write(`${JSON.stringify(call("info"))}\n`);
+    await new Promise((go) => sockets[0]?.once("data", go));
+    const refused = await daemon.raw();
+    const { error } = await refused.next();
+    equal([error?.code, error?.data?.["limit"]], [-32006, "connections"]);
+    await refused.ended;
+    sockets[1]?.destroy();
+    await until("there is a place again", async () => {
+      const raw = await daemon.raw();
+      return raw.ask(call("info")).then(
+        (reply) => reply.result !== undefined,
+        () => false,
+      );
+    });
+  },
+);
+
+theDaemonGoes();
