@@ -20,7 +20,7 @@ import { encode } from "../daemon/life/records.js";
 import { step } from "../daemon/life/state.js";
 import type { Log } from "../daemon/runtime/log.js";
 import { configFile, crash, type Daemon, launchDaemon, startDaemon } from "./daemon.js";
-import { isAlive, scenario, skipped, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
 const journals = resolve(import.meta.dirname, "../../test/journals");
 
@@ -232,17 +232,24 @@ scenario(
 
 const mounts = "needs root, to mount a file system of its own";
 const full = "a full disk stops new processes only, and passes";
+const both = "a journal removed on a full disk is written anew once there is room";
 const owned = "a state directory of somebody else is refused";
 
 if (process.getuid?.() !== 0) {
   skipped(full, mounts);
+  skipped(both, mounts);
   skipped(owned, "needs root, to give a directory away");
 } else {
+  const small = (scene: Scene) => {
+    const folder = join(scene.folder, "full");
+    mkdirSync(folder, { mode: 0o700 });
+    mount("mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "tmpfs", folder);
+    scene.after(() => mount("umount", "--lazy", folder));
+    return folder;
+  };
+
   scenario(full, async (scene) => {
-    const state = join(scene.folder, "full");
-    mkdirSync(state, { mode: 0o700 });
-    mount("mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "tmpfs", state);
-    scene.after(() => mount("umount", "--lazy", state));
+    const state = small(scene);
     const first = await startDaemon(scene, { state });
     const before = await first.connect();
     const { id, pid } = await sleeper(before);
@@ -264,6 +271,21 @@ if (process.getuid?.() !== 0) {
     equal([was.status, was.signal], ["terminated", "SIGTERM"]);
     is((await client.status({ id: young.id })).status, "running");
     await client.terminate({ id: young.id });
+  });
+
+  scenario(both, async (scene) => {
+    const folder = small(scene);
+    const path = join(folder, "journal");
+    const { read, entry } = readUntidy(path);
+    const current = () => [entry];
+    const journal = openJournal({ path, log: noLog(), current, reclaim: () => {} }, read);
+    rmSync(path);
+    const ballast = join(folder, "ballast");
+    fill(ballast);
+    is(append(journal, entry), "ENOSPC");
+    rmSync(ballast);
+    await until("it can be written", () => append(journal, entry) === null);
+    equal([...readJournal(path).recorded.keys()], [entry.id]);
   });
 
   scenario(owned, async (scene) => {

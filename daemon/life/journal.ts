@@ -200,9 +200,14 @@ function fallBehind(journal: Journal, { code, message }: NodeJS.ErrnoException):
 function keepInPlace(journal: Journal): void {
   if (fstatSync(journal.tail.fd).nlink > 0) return;
   journal.reclaim();
-  const draft = begin(journal);
-  while (!fill(draft));
-  replaceBy(journal, draft);
+  try {
+    const draft = begin(journal);
+    while (!fill(draft));
+    replaceBy(journal, draft);
+  } catch (error) {
+    dropDraft(journal);
+    throw error;
+  }
   journal.log.warning("the journal was removed, and is written anew", { path: journal.path });
 }
 
@@ -249,13 +254,18 @@ async function compact(journal: Journal): Promise<void> {
 
 /** A draft under way is dropped: the file has but one name. */
 function begin(journal: Journal): Draft {
-  if (journal.draft !== null) closeSync(journal.draft.fd);
+  dropDraft(journal);
   const fd = openSync(`${journal.path}.new`, "w", 0o600);
   const lines = journal.current()[Symbol.iterator]();
   const draft = { fd, bytes: 0, lines, held: new Set<string>(), isWhole: false, pending: [] };
   journal.draft = draft;
   put(draft, header);
   return draft;
+}
+
+function dropDraft(journal: Journal): void {
+  if (journal.draft !== null) closeSync(journal.draft.fd);
+  journal.draft = null;
 }
 
 /** Put the next lines into a draft; true when all of them are in it. */
@@ -286,8 +296,7 @@ function replaceBy(journal: Journal, draft: Draft): void {
 }
 
 function giveUp(journal: Journal, error: NodeJS.ErrnoException): void {
-  if (journal.draft !== null) closeSync(journal.draft.fd);
-  journal.draft = null;
+  dropDraft(journal);
   journal.compactAtBytes = 2 * journal.tail.bytes;
   if (journal.trouble !== null) fallBehind(journal, error);
   else journal.log.warning("cannot tidy up the journal: it grows on", { error: error.message });
