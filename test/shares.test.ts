@@ -145,6 +145,25 @@ scenario("a reader that does not read is held back, and memory stays flat", asyn
   raw.socket.destroy();
 });
 
+scenario("answers that all come at once are made as they are read", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const long = Array(8).fill("x".repeat(120_000));
+  const { id } = await client.spawn({ command: ["sh", "-c", "exec sleep 1000", ...long] });
+  const [raw, other] = [await daemon.raw(), await daemon.raw()];
+  raw.socket.pause();
+  const waits = 300;
+  for (let n = 0; n < waits; n++) raw.write(`${JSON.stringify(call("wait", { id }, n))}\n`);
+  await other.ask(call("info"));
+  const before = rssMib(daemon);
+  await client.terminate({ id });
+  await assertServes(daemon);
+  ok(rssMib(daemon, "VmHWM") - before < 60, `grew by ${rssMib(daemon, "VmHWM") - before} MiB`);
+  raw.socket.resume();
+  for (let n = 0; n < 20; n++) is((await raw.next()).id, n);
+  raw.socket.destroy();
+});
+
 scenario("200 idle connections cost little", async (scene) => {
   const daemon = await startDaemon(scene);
   await assertServes(daemon);

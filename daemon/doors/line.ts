@@ -5,10 +5,10 @@
 import type { Socket } from "node:net";
 import { createLineReader, type LineReader } from "../../client/lines.js";
 import { limits, Refusal } from "../../client/wire.js";
-import { closeWith, createListener, type Door } from "./connection.js";
-import type { Listener } from "./feed.js";
+import { turn } from "../runtime/slices.js";
+import { closeWith, createListener, type Door, type Visitor } from "./connection.js";
 import type { Patience } from "./patience.js";
-import { type Answer, protocolError, refusalResponse } from "./rpc.js";
+import { type Answer, protocolError, refusalResponse, type Words } from "./rpc.js";
 import {
   type Account,
   beginCall,
@@ -22,10 +22,13 @@ import {
 type Connection = {
   readonly socket: Socket;
   readonly reader: LineReader;
-  readonly answerLine: (text: string) => Promise<string | null>;
+  readonly answerLine: (text: string) => Promise<Words | null>;
   readonly patience: Patience;
+  /** Answers that wait for room, and to how many calls each is one. */
+  readonly unsaid: { words: Words | null; calls: number }[];
   /** Lines to be written at the end of this turn. */
   outgoing: string;
+  /** Until their answers are put into words. */
   callsInFlight: number;
   /** The client will send no more. */
   inputEnded: boolean;
@@ -42,11 +45,8 @@ const LINES_A_TURN = 4;
 /** The door for whoever writes lines of JSON-RPC, answered by `answer`. */
 export function createLineDoor<C>(answer: Answer<C>): Door<C> {
   return {
-    open(socket, first, { patience, callerOf }) {
-      const connection = connect(socket, patience, (listener) => {
-        const caller = callerOf(listener);
-        return (text) => answer(text, caller, patience);
-      });
+    open(socket, first, visitor) {
+      const connection = connect(socket, visitor, answer);
       receive(connection, first);
       return () => {
         connection.inputEnded = true;
@@ -61,23 +61,11 @@ function refusalLine(refusal: Refusal): string {
   return `${JSON.stringify(refusalResponse(null, refusal))}\n`;
 }
 
-function connect(
+function connect<C>(
   socket: Socket,
-  patience: Patience,
-  answering: (listener: Listener) => Connection["answerLine"],
+  { patience, callerOf }: Visitor<C>,
+  answer: Answer<C>,
 ): Connection {
-  const connection: Connection = {
-    socket,
-    patience,
-    reader: createLineReader(limits.lineBytes),
-    answerLine: (text) => answerLine(text),
-    outgoing: "",
-    callsInFlight: 0,
-    inputEnded: false,
-    over: false,
-    reading: false,
-    account: openAccount(),
-  };
   const listener = createListener(socket, {
     isWaiting: () => connection.outgoing !== "",
     notify(params) {
@@ -86,9 +74,22 @@ function connect(
       return true;
     },
   });
-  const answerLine = answering(listener);
+  const caller = callerOf(listener);
+  const connection: Connection = {
+    socket,
+    patience,
+    reader: createLineReader(limits.lineBytes),
+    answerLine: (text) => answer(text, caller, patience),
+    unsaid: [],
+    outgoing: "",
+    callsInFlight: 0,
+    inputEnded: false,
+    over: false,
+    reading: false,
+    account: openAccount(),
+  };
   socket.on("data", (chunk) => receive(connection, chunk));
-  socket.on("drain", () => read(connection));
+  socket.on("drain", () => say(connection));
   socket.on("end", () => {
     connection.inputEnded = true;
     read(connection);
@@ -107,9 +108,8 @@ function receive(connection: Connection, chunk: Buffer): void {
   read(connection);
 }
 
-function isHeldBack({ socket, callsInFlight, outgoing }: Connection): boolean {
-  if (callsInFlight >= limits.callsInFlight) return true;
-  return socket.writableNeedDrain || outgoing.length > socket.writableHighWaterMark;
+function isHeldBack(connection: Connection): boolean {
+  return connection.callsInFlight >= limits.callsInFlight || !hasRoom(connection);
 }
 
 /**
@@ -178,10 +178,9 @@ function take(connection: Connection, text: string): void {
   // A batch counts as what it may hold.
   const calls = isBatch.test(text) ? limits.batchCalls : 1;
   connection.callsInFlight += calls;
-  void connection.answerLine(text).then((line) => {
-    connection.callsInFlight -= calls;
-    if (line !== null) reply(connection, line);
-    if (connection.socket.isPaused() || connection.inputEnded) read(connection);
+  void connection.answerLine(text).then((words) => {
+    connection.unsaid.push({ words, calls });
+    say(connection);
   });
 }
 
@@ -215,6 +214,23 @@ function endInput(connection: Connection): void {
 
 // --- writing --------------------------------------------------------------------------------
 
+/** The client reads, and what is put into words already is not much. */
+function hasRoom({ socket, outgoing }: Connection): boolean {
+  return !socket.writableNeedDrain && outgoing.length <= socket.writableHighWaterMark;
+}
+
+/** Put answers into words, in the order in which they came, while there is room for them. */
+function say(connection: Connection): void {
+  const { socket, unsaid } = connection;
+  while (hasRoom(connection)) {
+    const next = unsaid.shift();
+    if (next === undefined) break;
+    connection.callsInFlight -= next.calls;
+    if (next.words !== null && !socket.destroyed) reply(connection, next.words());
+  }
+  if (socket.isPaused() || connection.inputEnded) read(connection);
+}
+
 function reply(connection: Connection, line: string): void {
   if (connection.socket.destroyed) return;
   if (connection.outgoing === "") process.nextTick(flush, connection);
@@ -222,8 +238,10 @@ function reply(connection: Connection, line: string): void {
 }
 
 function flush(connection: Connection): void {
-  const text = connection.outgoing;
+  const { socket, unsaid, outgoing } = connection;
   connection.outgoing = "";
-  if (text !== "" && connection.socket.writable) connection.socket.write(text);
-  if (connection.socket.isPaused() && !isHeldBack(connection)) read(connection);
+  if (outgoing !== "" && socket.writable) socket.write(outgoing);
+  if (!hasRoom(connection)) return; // gone on with at `drain`
+  if (unsaid.length > 0) void turn().then(() => say(connection));
+  else if (socket.isPaused()) read(connection);
 }

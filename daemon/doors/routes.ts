@@ -45,7 +45,8 @@ export function createRoutes<C>(
 ): (request: Request, from: From<C>) => Promise<Reply> {
   const call = async (method: Method, params: object, { caller, patience }: From<C>) => {
     const line = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
-    return translate(await answer(line, caller, patience));
+    const words = await answer(line, caller, patience);
+    return translate(words?.() ?? "{}");
   };
   const routes: Route<C>[] = [
     {
@@ -61,8 +62,8 @@ export function createRoutes<C>(
       path: /^\/rpc$/,
       methods: ["POST"],
       async reply(text, { caller, patience }) {
-        const line = await answer(text, caller, patience);
-        return { status: line === null ? 204 : 200, text: line };
+        const words = await answer(text, caller, patience);
+        return { status: words === null ? 204 : 200, text: words?.() ?? null };
       },
     },
     {
@@ -93,9 +94,9 @@ export function createRoutes<C>(
 }
 
 /** An answer to a single call, as HTTP has it. */
-function translate(line: string | null): Reply {
+function translate(line: string): Reply {
   // Our own answer to our own text: the shape is known.
-  const { result, error } = JSON.parse(line ?? "{}") as {
+  const { result, error } = JSON.parse(line) as {
     result?: object;
     error?: { message: string; data: { kind: Kind } };
   };

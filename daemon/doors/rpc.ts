@@ -17,11 +17,14 @@ import { isFault, type Patience } from "./patience.js";
 /** A method: validated by whoever made it, throwing Refusal for every planned error. */
 export type Call<C> = (params: unknown, caller: C) => unknown;
 
+/** An answer that is yet to be put into words: a long one is only made when there is room for it. */
+export type Words = () => string;
+
 /**
  * The answer to one line, or null when none is due (notifications). Never rejects. Its faults are put to
  * the account of whoever has sent it, and a batch waits between its parts when that is used up.
  */
-export type Answer<C> = (text: string, caller: C, patience: Patience) => Promise<string | null>;
+export type Answer<C> = (text: string, caller: C, patience: Patience) => Promise<Words | null>;
 
 /**
  * Answer lines by `calls`. An error that is no Refusal is a bug or a broken machine: it is given to
@@ -40,7 +43,7 @@ export function createAnswer<C>(
     return Promise.resolve(protocolError("invalid_request", idOf(message)));
   }
 
-  async function all(messages: unknown[], caller: C, patience: Patience): Promise<string | null> {
+  async function all(messages: unknown[], caller: C, patience: Patience): Promise<Words | null> {
     const batch = createBatch(patience, unforeseen);
     const parts: PromiseLike<void>[] = [];
     for (const [at, part] of messages.entries()) {
@@ -49,7 +52,7 @@ export function createAnswer<C>(
       parts.push(one(part, caller).then((response) => batch.put(at, response)));
     }
     await Promise.all(parts);
-    return batch.text();
+    return batch.words();
   }
 
   return async (text, caller, patience) => {
@@ -60,7 +63,7 @@ export function createAnswer<C>(
     const response = message instanceof Refusal ? unreadable(message) : await one(message, caller);
     // A long one took as long to read as several short ones.
     if (isFaulty(response)) patience.blame(Math.ceil(text.length / LONG_CHARS));
-    return stringify(response, unforeseen);
+    return response === null ? null : () => stringify(response, unforeseen);
   };
 }
 
@@ -150,8 +153,8 @@ function createBatch(patience: Patience, unforeseen: (error: unknown) => string)
   const inTurn = oneAtATime();
 
   async function put(at: number, part: JSONRPCResponse | null): Promise<void> {
+    if (part === null) return;
     let text = stringify(part, unforeseen);
-    if (part === null || text === null) return;
     if (isFaulty(part)) patience.blame(1);
     if (text.length > LONG_CHARS) await turn();
     if (bytes + Buffer.byteLength(text) > limits.lineBytes - REFUSALS_BYTES) {
@@ -167,9 +170,9 @@ function createBatch(patience: Patience, unforeseen: (error: unknown) => string)
     /** The answer to the part `at`; null when none is due. Long ones that come together take turns. */
     put: (at: number, part: JSONRPCResponse | null) => inTurn(() => put(at, part)),
     /** In the order of the parts; null when no answer is due. */
-    text(): string | null {
+    words(): Words | null {
       const due = texts.filter(() => true); // without the holes
-      return due.length === 0 ? null : `[${due.join(",")}]`;
+      return due.length === 0 ? null : () => `[${due.join(",")}]`;
     },
   };
 }
@@ -230,11 +233,7 @@ function errorResponse(
 }
 
 /** The text of a response; a result that is no JSON is a bug, and as unforeseen. */
-function stringify(
-  response: JSONRPCResponse | null,
-  unforeseen: (error: unknown) => string,
-): string | null {
-  if (response === null) return null;
+function stringify(response: JSONRPCResponse, unforeseen: (error: unknown) => string): string {
   try {
     if (response.error !== undefined) return JSON.stringify(response);
     const { id, result } = response;
