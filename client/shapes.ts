@@ -13,12 +13,13 @@ export const text = v.pipe(
   v.string(),
   v.check((input) => !input.includes("\0"), "must not contain a NUL byte"),
 );
-export const wholeNumber = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-export const durationMs = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(limits.waitMs));
+export const integer = v.pipe(v.number(), v.safeInteger("must be a whole number"));
+export const wholeNumber = v.pipe(integer, v.minValue(0));
+export const durationMs = v.pipe(integer, v.minValue(0), v.maxValue(limits.waitMs));
 export const timestamp = v.pipe(v.string(), v.description("ISO 8601, UTC, with milliseconds"));
 export const signal = v.picklist(signals);
 export const stream = v.picklist(["stdout", "stderr"]);
-export const pid = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(2 ** 31 - 1));
+export const pid = v.pipe(integer, v.minValue(1), v.maxValue(2 ** 31 - 1));
 
 /** An id is minted by the daemon; a name can never be mistaken for one, nor for a pid. */
 export const idPattern = /^p[0-9a-f]{12}$/;
@@ -48,6 +49,8 @@ export const command = v.pipe(
 export const cwd = v.pipe(
   text,
   v.check((path) => path.startsWith("/"), "must be an absolute path"),
+  // PATH_MAX of linux/limits.h, without the NUL.
+  v.check((path) => Buffer.byteLength(path) < 4096, "must be at most 4095 bytes long"),
 );
 
 export const statuses = [

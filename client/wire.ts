@@ -14,6 +14,7 @@ import {
   durationMs,
   envKey,
   id,
+  integer,
   load,
   member,
   name,
@@ -169,7 +170,7 @@ export const methods = {
         from: v.optional(v.pipe(wholeNumber, v.description("byte offset"))),
         tailLines: v.optional(wholeNumber),
         maxBytes: v.optional(
-          v.pipe(v.number(), v.integer(), v.minValue(4), v.maxValue(limits.logBytes)),
+          v.pipe(integer, v.minValue(4), v.maxValue(limits.logBytes)),
           64 * 1024,
         ),
       }),

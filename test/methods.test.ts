@@ -298,6 +298,12 @@ scenario("ended processes are kept up to a size", async (scene) => {
     await client.wait({ id });
   }
   is((await client.list({ all: true })).processes.length, 2);
+  const cwd = `/${"/".repeat(4_000)}`;
+  for (let count = 0; count < 70; count++) {
+    const { id } = await client.spawn({ command: ["true"], cwd });
+    await client.wait({ id });
+  }
+  ok((await client.list({ all: true })).processes.length < 64);
 });
 
 scenario("info says what is in force", async (scene) => {

@@ -192,7 +192,9 @@ scenario("a batch may hold its limit of calls and not one more", async (scene) =
     Array.from({ length: size }, (_, id) => ({ jsonrpc: "2.0", method: "sum", params: [1], id }));
   const full: unknown = await raw.ask(batch(limits.batchCalls));
   is((full as unknown[]).length, limits.batchCalls);
-  equal(await raw.ask(batch(limits.batchCalls + 1)), invalid());
+  const refused = await raw.ask(batch(limits.batchCalls + 1));
+  const { code, data } = refused.error ?? {};
+  equal([refused.id, code, data?.["limit"]], [null, -32600, "batchCalls"]);
 });
 
 scenario("a refusal carries its kind and facts, a bug only a reference", async (scene) => {

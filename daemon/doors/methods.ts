@@ -232,6 +232,6 @@ function invalid(name: Method, params: unknown, issue: v.BaseIssue<unknown>): Re
 
 function reason(issue: v.BaseIssue<unknown>): string {
   if (issue.kind === "schema" && issue.received === "undefined") return "is missing";
-  const isOwnText = issue.type === "check" || issue.type === "regex";
+  const isOwnText = ["check", "regex", "safe_integer", "min_length"].includes(issue.type);
   return isOwnText ? issue.message : `expected ${issue.expected}`;
 }

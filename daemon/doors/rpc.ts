@@ -56,10 +56,8 @@ export function createAnswer<C>(
   }
 
   return async (text, caller, patience) => {
-    const message = readJson(text);
-    if (Array.isArray(message) && message.length > 0 && message.length <= limits.batchCalls) {
-      return all(message, caller, patience);
-    }
+    const message = withinBatch(readJson(text));
+    if (Array.isArray(message) && message.length > 0) return all(message, caller, patience);
     const response = message instanceof Refusal ? unreadable(message) : await one(message, caller);
     // A long one took as long to read as several short ones.
     if (isFaulty(response)) patience.blame(Math.ceil(text.length / LONG_CHARS));
@@ -83,6 +81,13 @@ export function readJson(text: string): unknown {
   } catch {
     return new Refusal("parse_error", protocolTexts.parse_error); // the reason is in the text itself
   }
+}
+
+/** A batch that is too long is refused whole. */
+function withinBatch(message: unknown): unknown {
+  if (!Array.isArray(message) || message.length <= limits.batchCalls) return message;
+  const text = `A batch holds at most ${limits.batchCalls} calls`;
+  return new Refusal("invalid_request", text, { limit: "batchCalls" });
 }
 
 const limitTexts = { nesting: "nested arrays and objects", values: "values" } as const;

@@ -262,7 +262,7 @@ function settle(table: Table, entry: Entry): void {
 /** Enter one that has ended into the history, which may forget it at once. */
 export function keep(table: Table, { id, spec, state }: Entry): void {
   const agoMs = "endedMs" in state ? Math.max(0, Date.now() - state.endedMs) : 0;
-  remember(table.history, id, { bytes: JSON.stringify(spec.command).length, agoMs });
+  remember(table.history, id, { bytes: JSON.stringify(spec).length, agoMs });
 }
 
 function forget(table: Table, id: string): void {
