@@ -4,6 +4,8 @@
 export const limits = {
   /** Bytes of one line, either way, without its newline; and of one HTTP body. */
   lineBytes: 1024 * 1024,
+  /** Bytes of a command as JSON: an answer that holds it is one line, too. */
+  commandBytes: 960 * 1024,
   /** Arrays and objects within each other in one JSON text. */
   nesting: 64,
   /** Values in one JSON text, counted before it is parsed. */

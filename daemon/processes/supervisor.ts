@@ -16,8 +16,10 @@ import {
   type Descent,
   type Ladder,
   type Outcome,
+  refusalOf,
   type Survivor,
   startLadder,
+  survivalText,
 } from "../tree/ladder.js";
 import type { Viewer } from "./access.js";
 import { reportNow } from "./reports.js";
@@ -47,7 +49,7 @@ export async function terminate(
   const ladder = ask(table, entry, params);
   if (!params.wait) return answer(entry, "stopping", "Process is being terminated", null);
   const outcome = await ladder.outcome;
-  if (!outcome.gone) throw failure(entry, outcome.survivors);
+  if (!outcome.gone) throw refusalOf(outcome.survivors, "Failed to terminate process");
   // The ladder and the table hear of the same emptiness; the answer tells what the table says.
   if (!isFinal(entry.state)) await new Promise<void>((ended) => entry.waiters.add(ended));
   return answer(entry, "terminated", "Process terminated successfully", outcome);
@@ -132,20 +134,6 @@ function answer(
     ended: outcome?.ended ?? 0,
     durationMs: outcome?.durationMs ?? 0,
   };
-}
-
-function failure(entry: Entry, survivors: Survivor[]): Refusal {
-  const message = `Failed to terminate process: ${survivalText(survivors)}`;
-  return new Refusal("termination_failed", message, { survivors, process: describe(entry) });
-}
-
-/** Who is still alive, and why: one line. */
-export function survivalText(survivors: Survivor[]): string {
-  const named = survivors
-    .slice(0, 5)
-    .map(({ pid, command, why }) => `PID ${pid} (${command}) ${why}`);
-  const more = survivors.length > named.length ? ["..."] : [];
-  return `${survivors.length} still alive: ${[...named, ...more].join("; ")}`;
 }
 
 /** Send one signal. The leader of a tree that it has left is refused as `already_terminated`. */

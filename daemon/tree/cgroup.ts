@@ -143,7 +143,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
     kind: "cgroup",
     members: async () => members(),
     async signal(...signals) {
-      const reach = signalEach(leader, members(), isOurs, signals);
+      const reach = await signalEach(leader, members(), isOurs, signals);
       if (signals.includes("SIGCONT")) freeze(false);
       return reach;
     },
@@ -156,7 +156,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
       // It passes over a zombie whose threads live (kernel: css_task_iter_advance). To look at each of a
       // hundred while they die makes their end a tenth longer: at first nobody is looked at.
       const zombies = wasKilled ? found.filter(isZombie) : [];
-      signalEach(leader, zombies, isOurs, ["SIGKILL"]);
+      await signalEach(leader, zombies, isOurs, ["SIGKILL"]);
       wasKilled = true;
       return { found, reached: found.length, refused: [] };
     },

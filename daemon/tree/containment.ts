@@ -5,6 +5,7 @@ import type { ContainmentKind, Signal } from "../../client/wire.js";
 import type { Image } from "../kernel/native.js";
 import { type Sent, signalHeld, signalProcess } from "../kernel/pidfd.js";
 import type { Exit } from "../life/state.js";
+import { createSlices } from "../runtime/slices.js";
 
 /** The first process of a tree, held by a pidfd until `release`. */
 export type Leader = {
@@ -80,14 +81,16 @@ export type Containing = {
  * Send `signals` to each of `members`: the leader through its own pidfd, everybody else through a new
  * one, after `isOurs` has been asked of the process that it holds.
  */
-export function signalEach(
+export async function signalEach(
   leader: Leader | null,
   members: readonly number[],
   isOurs: (pid: number) => boolean,
   signals: readonly Signal[],
-): Reach {
+): Promise<Reach> {
   const reach: Reach = { found: [...members], reached: 0, refused: [] };
+  const slice = createSlices("searches");
   for (const pid of members) {
+    await slice();
     const isLeader = pid === leader?.pid && leader.exit === null;
     const sent = isLeader
       ? sendAll(signals, (signal) => signalProcess(leader.pidfd, signal))

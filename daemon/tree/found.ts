@@ -76,7 +76,7 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
       const fresh = members.filter((member) => !stopped.has(nameOf(member)));
       if (fresh.length === 0) return members;
       for (const member of fresh) stopped.add(nameOf(member));
-      signalAll(leader, fresh, ["SIGSTOP"]);
+      await signalAll(leader, fresh, ["SIGSTOP"]);
     }
   };
   return {
@@ -108,20 +108,20 @@ function isSame(seen: Seen | undefined): boolean {
 }
 
 /** The group in one call, so that a fork cannot slip through it; then whoever is not in the group. */
-function signalAll(
+async function signalAll(
   leader: Leader | null,
   members: readonly Seen[],
   signals: readonly Signal[],
-): Reach {
+): Promise<Reach> {
   const seen = new Map(members.map((member) => [member.pid, member]));
   const isOurs = (pid: number) => isSame(seen.get(pid));
   const held = leader !== null && leader.pidfd >= 0 ? leader : null;
   const inside = members.filter(({ pgrp }) => pgrp === held?.pid);
   const outside = members.filter(({ pgrp }) => pgrp !== held?.pid);
-  const reach = signalEach(held, outside.map(pidOf), isOurs, signals);
+  const isOwn = held !== null && isOwnGroup(held, inside);
+  const [sent] = isOwn ? signals.map((signal) => signalGroup(held, signal)) : [];
+  const reach = await signalEach(held, outside.map(pidOf), isOurs, signals);
   reach.found.push(...inside.map(pidOf));
-  if (held === null || !isOwnGroup(held, inside)) return reach;
-  const [sent] = signals.map((signal) => signalGroup(held, signal));
   if (sent === "sent") reach.reached += inside.length;
   if (sent === "refused") reach.refused.push(...inside.map(pidOf));
   return reach;

@@ -1,7 +1,7 @@
 // How a tree is ended: stop signal and CONT, the grace, KILL and CONT, proof. Nothing else in procsup
 // sends a fatal signal of its own accord. It knows a containment, not processes, callers or tables.
 
-import type { Signal } from "../../client/wire.js";
+import { Refusal, type Signal } from "../../client/wire.js";
 import { commandLine, readStat, type Stat, waitsIn } from "../kernel/procfs.js";
 import type { Containment } from "./containment.js";
 
@@ -136,7 +136,28 @@ function describe(member: Stat, refused: boolean): Survivor {
     : state === "D"
       ? "in uninterruptible sleep (state D): KILL waits for the kernel"
       : "KILL was sent and has not shown yet";
-  return { pid, ppid, state, command: commandLine(member), waitsIn: waitsIn(pid), why };
+  const command = commandLine(member, null, COMMAND_BYTES);
+  return { pid, ppid, state, command, waitsIn: waitsIn(pid), why };
+}
+
+/** The answer that names survivors is one line: so many of them, and so much of each one's command. */
+const SURVIVORS_NAMED = 500;
+const COMMAND_BYTES = 256;
+
+/** `termination_failed`; the text says how many survivors there are, and begins with `what` was to be done. */
+export function refusalOf(survivors: readonly Survivor[], what: string): Refusal {
+  const named = survivors.slice(0, SURVIVORS_NAMED);
+  const message = `${what}: ${survivalText(survivors)}`;
+  return new Refusal("termination_failed", message, { survivors: named });
+}
+
+/** Who is still alive, and why: one line. */
+export function survivalText(survivors: readonly Survivor[]): string {
+  const named = survivors
+    .slice(0, 5)
+    .map(({ pid, command, why }) => `PID ${pid} (${command}) ${why}`);
+  const more = survivors.length > named.length ? ["..."] : [];
+  return `${survivors.length} still alive: ${[...named, ...more].join("; ")}`;
 }
 
 type Deadline = {
