@@ -39,7 +39,7 @@ export const limits = {
   /** Subscriptions of one connection. */
   subscriptions: 64,
   /** Bytes queued for a reader that does not read before its events are dropped and counted. */
-  queuedBytes: 1024 * 1024,
+  queuedBytes: 256 * 1024,
   /** Living processes at once; a further `spawn` is refused with `limit_exceeded`. */
   processes: 4096,
   /** Bytes of output that one `logs` answer or one output event carries. */

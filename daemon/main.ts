@@ -159,7 +159,9 @@ function setUpProcess(): void {
 }
 
 function tell(feed: Feed, entry: Entry): void {
-  publish(feed, entry.id, isFinal(entry.state), () => describe(entry));
+  const { id, spec, state } = entry;
+  const ended = isFinal(state);
+  publish(feed, { id, owner: spec.owner, ended, describe: () => describe(entry) });
 }
 
 /** Log a bug with its stack; the reference is all that a client gets to see. */

@@ -61,23 +61,29 @@ scenario("the last lines of a large file are found without reading it all", asyn
   ok(many.text.startsWith("900001\n900002\n"));
 });
 
-scenario("a subscriber to output is sent all of it, by offset", async (scene) => {
-  const client = await (await visitDaemon(scene)).connect();
-  const gate = join(scene.folder, "gate");
-  const script = `until [ -e ${gate} ]; do sleep 0.01; done; seq 1 20000; echo end >&2`;
-  const { id } = await client.spawn({ command: ["sh", "-c", script] });
-  const texts = { stdout: "", stderr: "" };
-  client.onEvent((event) => {
-    if (event.event !== "output") return;
-    is(event.from, Buffer.byteLength(texts[event.stream]));
-    texts[event.stream] += event.text;
-  });
-  await client.subscribe({ id, output: true });
-  writeFileSync(gate, "");
-  const expected = Array.from({ length: 20_000 }, (_, at) => `${at + 1}\n`).join("");
-  await until("all is heard", () => texts.stdout.length === expected.length && texts.stderr !== "");
-  is(texts.stdout, expected);
-  is(texts.stderr, "end\n");
-});
+scenario(
+  "a subscriber to output is sent all of it, by offset, and then told the end",
+  async (scene) => {
+    const client = await (await visitDaemon(scene)).connect();
+    const gate = join(scene.folder, "gate");
+    const script = `until [ -e ${gate} ]; do sleep 0.01; done; seq 1 20000; echo end >&2`;
+    const { id } = await client.spawn({ command: ["sh", "-c", script] });
+    const texts = { stdout: "", stderr: "" };
+    let heardAtEnd = 0;
+    client.onEvent((event) => {
+      if (event.event === "status") heardAtEnd = texts.stdout.length + texts.stderr.length;
+      if (event.event !== "output") return;
+      is(event.from, Buffer.byteLength(texts[event.stream]));
+      texts[event.stream] += event.text;
+    });
+    await client.subscribe({ id, output: true });
+    writeFileSync(gate, "");
+    const expected = Array.from({ length: 20_000 }, (_, at) => `${at + 1}\n`).join("");
+    await until("the end is heard", () => heardAtEnd > 0);
+    is(texts.stdout, expected);
+    is(texts.stderr, "end\n");
+    is(heardAtEnd, expected.length + 4);
+  },
+);
 
 theDaemonGoes();

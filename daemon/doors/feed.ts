@@ -4,6 +4,7 @@
 import { type Event, limits, type Process, Refusal, type Stream } from "../../client/wire.js";
 import { type OutputFolder, outputSize, streams, watchOutput } from "../output/output.js";
 import { readOutput, type Slice } from "../output/reading.js";
+import { createSlices } from "../runtime/slices.js";
 
 /** The other end of a connection, as far as news is concerned. */
 export type Listener = {
@@ -23,7 +24,7 @@ export type Listener = {
   onClose(fn: () => void): () => void;
 };
 
-type Subscription = {
+export type Subscription = {
   readonly id: string;
   readonly listener: Listener;
   /** Null: every process whose owner it `sees`. */
@@ -34,16 +35,21 @@ type Subscription = {
   forget(): void;
 };
 
-/** `finish`: read what is left, then stop. */
-type Follower = { finish(): void; stop(): void };
+/** `finish`: send what is left, then stop; resolves when that is done. */
+type Follower = { finish(): Promise<void>; stop(): void };
 
 export type Feed = {
   readonly byListener: Map<Listener, Map<string, Subscription>>;
+  /** The same by the process that they are for; null: for all of them. */
+  readonly byProcess: Map<string | null, Set<Subscription>>;
+  /** Who is yet to be told what. */
+  due: { subscription: Subscription; process: Process; ended: boolean }[];
+  isTelling: boolean;
   lastId: number;
 };
 
 export function createFeed(): Feed {
-  return { byListener: new Map(), lastId: 0 };
+  return { byListener: new Map(), byProcess: new Map(), due: [], isTelling: false, lastId: 0 };
 }
 
 /**
@@ -55,7 +61,7 @@ export function subscribe(
   listener: Listener,
   processId: string | null,
   sees: Subscription["sees"] = () => true,
-): string {
+): Subscription {
   if (!listener.takesEvents) {
     const message = "subscribe: over HTTP no event can be sent: use line JSON-RPC on this socket";
     throw new Refusal("invalid_request", message, {});
@@ -70,9 +76,11 @@ export function subscribe(
   feed.lastId += 1;
   const id = `s${feed.lastId}`;
   const forget = listener.onClose(() => drop(feed, listener, id));
-  own.set(id, { id, listener, processId, sees, dropped: 0, followers: [], forget });
+  const fresh: Subscription = { id, listener, processId, sees, dropped: 0, followers: [], forget };
+  own.set(id, fresh);
   feed.byListener.set(listener, own);
-  return id;
+  feed.byProcess.set(processId, (feed.byProcess.get(processId) ?? new Set()).add(fresh));
+  return fresh;
 }
 
 /** False when this connection holds no such subscription. */
@@ -84,37 +92,67 @@ export function unsubscribe(feed: Feed, listener: Listener, id: string): boolean
   return true;
 }
 
+function isHeld(feed: Feed, { id, listener }: Subscription): boolean {
+  return feed.byListener.get(listener)?.has(id) === true;
+}
+
 function drop(feed: Feed, listener: Listener, id: string): void {
   const own = feed.byListener.get(listener);
-  for (const follower of own?.get(id)?.followers ?? []) follower.stop();
-  own?.delete(id);
-  if (own?.size === 0) feed.byListener.delete(listener);
+  const subscription = own?.get(id);
+  if (own === undefined || subscription === undefined) return;
+  for (const follower of subscription.followers) follower.stop();
+  own.delete(id);
+  if (own.size === 0) feed.byListener.delete(listener);
+  const { processId } = subscription;
+  const others = feed.byProcess.get(processId);
+  others?.delete(subscription);
+  if (others?.size === 0) feed.byProcess.delete(processId);
 }
 
-/** Send a change of status to all who asked for it; `describe` is called only if there are any. */
-export function publish(
-  feed: Feed,
-  processId: string,
-  ended: boolean,
-  describe: () => Process,
-): void {
-  for (const subscription of subscribers(feed, processId)) {
-    const process = describe();
-    if (!subscription.sees(process.owner)) continue;
+/** A change of status; `describe` is called at once, and only if somebody asked for changes of it. */
+export type Change = {
+  readonly id: string;
+  readonly owner: Process["owner"];
+  readonly ended: boolean;
+  describe(): Process;
+};
+
+/**
+ * Send a change of status to all who asked for it, in the order of the changes; an end to whom follows the
+ * output only behind all of it. Where very many have asked, others get their turns in between.
+ */
+export function publish(feed: Feed, { id, owner, ended, describe }: Change): void {
+  const all = [id, null].flatMap((key) => [...(feed.byProcess.get(key) ?? [])]);
+  if (all.length === 0) return;
+  const process = describe();
+  for (const subscription of all) {
+    if (subscription.sees(owner)) feed.due.push({ subscription, process, ended });
+  }
+  if (!feed.isTelling) void tellAll(feed);
+}
+
+async function tellAll(feed: Feed): Promise<void> {
+  feed.isTelling = true;
+  const slice = createSlices();
+  for (const { subscription, process, ended } of feed.due) {
+    const turn = slice();
+    if (turn !== undefined) await turn;
+    if (!isHeld(feed, subscription)) continue;
     const event: Event = { event: "status", subscription: subscription.id, process };
-    if (subscription.dropped > 0 || !subscription.listener.notify(event)) miss(subscription);
-    if (ended) for (const follower of subscription.followers) follower.finish();
+    const { followers } = subscription;
+    if (!ended || followers.length === 0) tell(subscription, event);
+    else void finish(followers).then(() => tell(subscription, event));
   }
+  feed.due = [];
+  feed.isTelling = false;
 }
 
-function* subscribers(feed: Feed, processId: string): Iterable<Subscription> {
-  for (const own of feed.byListener.values()) {
-    for (const subscription of own.values()) {
-      if (subscription.processId === null || subscription.processId === processId) {
-        yield subscription;
-      }
-    }
-  }
+async function finish(followers: readonly Follower[]): Promise<void> {
+  await Promise.all(followers.map((follower) => follower.finish()));
+}
+
+function tell(subscription: Subscription, event: Event): void {
+  if (subscription.dropped > 0 || !subscription.listener.notify(event)) miss(subscription);
 }
 
 /** Count what a slow reader misses, and tell it how much once it reads again. */
@@ -138,18 +176,19 @@ export type Source = {
 /** Send the output of a process to a subscription, from here on until the process has ended. */
 export async function follow(
   feed: Feed,
-  listener: Listener,
-  subscriptionId: string,
+  subscription: Subscription,
   folder: OutputFolder,
   source: Source,
 ): Promise<void> {
+  const { followers } = subscription;
   for (const stream of streams) {
     const from = await outputSize(folder, source.id, stream);
-    const subscription = feed.byListener.get(listener)?.get(subscriptionId);
-    if (subscription === undefined) return;
+    if (!isHeld(feed, subscription)) return;
     const follower = followStream(subscription, folder, source, stream, from);
-    if (follower !== null) subscription.followers.push(follower);
+    if (follower !== null) followers.push(follower);
   }
+  // Its end may have been told before there was anybody to finish.
+  if (!source.isWriting()) void finish(followers);
 }
 
 /** How long the beginning of a line waits for the rest of it: a prompt is to be seen, too. */
@@ -170,6 +209,7 @@ function followStream(
   const torn = createPause(() => wake());
   let from = start;
   let busy = false;
+  let pumped = Promise.resolve();
   let again = false;
   let over = false;
 
@@ -202,7 +242,7 @@ function followStream(
   }
   const wake = () => {
     again = true;
-    if (!busy && !over) void pump();
+    if (!busy && !over) pumped = pump();
   };
   const close = watchOutput(folder, source.id, stream, wake);
   if (close === null) return null;
@@ -211,6 +251,7 @@ function followStream(
     finish: () => {
       close();
       wake();
+      return pumped;
     },
     stop: () => {
       over = true;

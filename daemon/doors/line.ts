@@ -4,11 +4,11 @@
 
 import type { Socket } from "node:net";
 import { createLineReader, type LineReader } from "../../client/lines.js";
-import { limits, Refusal } from "../../client/wire.js";
+import { type Event, limits, Refusal } from "../../client/wire.js";
 import { turn } from "../runtime/slices.js";
 import { closeWith, createListener, type Door, type Visitor } from "./connection.js";
 import type { Patience } from "./patience.js";
-import { type Answer, protocolError, refusalResponse, type Words } from "./rpc.js";
+import { type Answer, protocolError, refusalResponse, resultText, type Words } from "./rpc.js";
 import {
   type Account,
   beginCall,
@@ -70,7 +70,7 @@ function connect<C>(
     isWaiting: () => connection.outgoing !== "",
     notify(params) {
       if (socket.writableLength + connection.outgoing.length > limits.queuedBytes) return false;
-      reply(connection, JSON.stringify({ jsonrpc: "2.0", method: "event", params }));
+      reply(connection, eventText(params));
       return true;
     },
   });
@@ -235,6 +235,16 @@ function reply(connection: Connection, line: string): void {
   if (connection.socket.destroyed) return;
   if (connection.outgoing === "") process.nextTick(flush, connection);
   connection.outgoing += `${line}\n`;
+}
+
+/** A change of a process is told to all who asked for it in the same words. */
+function eventText(params: Event): string {
+  if (params.event !== "status") {
+    return JSON.stringify({ jsonrpc: "2.0", method: "event", params });
+  }
+  const { event, subscription, process } = params;
+  const rest = `"event":"${event}","subscription":"${subscription}"`;
+  return `{"jsonrpc":"2.0","method":"event","params":{${rest},"process":${resultText(process)}}}`;
 }
 
 function flush(connection: Connection): void {

@@ -106,7 +106,7 @@ async function listen(
   const { output, ...address } = params;
   if (Object.keys(address).length === 0) {
     const sees = (owner: Process["owner"]) => controls(viewer, owner.uid);
-    return { subscription: subscribe(feed, listener, null, sees) };
+    return { subscription: subscribe(feed, listener, null, sees).id };
   }
   const entry = find(table, address, viewer);
   const subscription = subscribe(feed, listener, entry.id);
@@ -116,8 +116,13 @@ async function listen(
     failed: ({ message }: Error) =>
       table.log.warning("cannot follow output", { id: entry.id, error: message }),
   };
-  if (output) await follow(feed, listener, subscription, table.output, source);
-  return { subscription };
+  try {
+    if (output) await follow(feed, subscription, table.output, source);
+  } catch (error) {
+    unsubscribe(feed, listener, subscription.id); // its name is told to nobody
+    throw error;
+  }
+  return { subscription: subscription.id };
 }
 
 async function info(

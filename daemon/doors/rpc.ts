@@ -266,7 +266,7 @@ function stringify(response: JSONRPCResponse, unforeseen: (error: unknown) => st
 let last = { result: undefined as unknown, text: "null" };
 
 /** Whoever asks the same in one turn is told one and the same result, which then is put into words once. */
-function resultText(result: unknown): string {
+export function resultText(result: unknown): string {
   if (result === last.result) return last.text;
   const text = JSON.stringify(result);
   if (text.length <= LONG_CHARS) last = { result, text };
