@@ -12,7 +12,7 @@ import { holdFound } from "../daemon/tree/found.js";
 import { departed } from "../daemon/tree/leader.js";
 import { see } from "../daemon/tree/signs.js";
 import { containments } from "./cage.js";
-import { startDaemon } from "./daemon.js";
+import { configFile, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
 const INSIDE = "PROCSUP_TEST_INSIDE";
@@ -52,6 +52,36 @@ async function spareInnocent(scene: Scene, containment: string): Promise<void> {
   daemon.child.kill("SIGTERM");
   await daemon.exited;
   equal([first.pid, second.pid].map(isAlive), [true, true]);
+}
+
+/** Whose strays live and whose number was given to another process is meant by it again once that has ended. */
+async function meanTheLiving(scene: Scene, containment: string): Promise<void> {
+  const args = ["--containment", containment, ...configFile(scene, { historyCount: 1 })];
+  const client = await (await startDaemon(scene, { args })).connect();
+  const command = ["sh", "-c", "setsid sleep 100 & exit 5"];
+  const old = await client.spawn({ command, strays: "keep" });
+  const pid = old.pid ?? 0;
+  await until("the leader is gone", () => !isAlive(pid));
+  const sleep = ["sleep", "100"];
+  const young = await until("another has its number", async () => {
+    writeFileSync("/proc/sys/kernel/ns_last_pid", String(pid - 1));
+    const other = await client.spawn({ command: sleep });
+    if (other.pid === pid) return other;
+    await client.terminate({ id: other.id, force: true });
+    return null;
+  });
+  is((await client.status({ pid })).id, young.id);
+  await client.terminate({ pid, force: true });
+  is((await client.status({ pid })).id, old.id);
+  const { id: next } = await client.spawn({ command: ["true"] });
+  await client.wait({ id: next });
+  await until("the other is forgotten", () =>
+    client.status({ id: young.id }).then(
+      () => false,
+      () => true,
+    ),
+  );
+  is((await client.terminate({ pid, force: true })).id, old.id);
 }
 
 const listed = "cgroup: who has left the list of a cgroup meanwhile is not signalled";
@@ -95,22 +125,26 @@ if (process.env[INSIDE] === undefined) {
   scenario(searched, spareFound);
 }
 
-const what = "an innocent with a dead leader's number is spared, whatever is done to the tree";
+const scenes = {
+  "an innocent with a dead leader's number is spared, whatever is done to the tree": spareInnocent,
+  "a number that was used twice means whoever lives": meanTheLiving,
+};
 const outside = spawnSync("unshare", [...namespace, "true"], { encoding: "utf8" });
 
 for (const containment of containments) {
-  const name = `${containment}: ${what}`;
-  if (process.env[INSIDE] !== undefined) {
-    if (process.env[INSIDE] === containment)
-      scenario(name, (scene) => spareInnocent(scene, containment));
-  } else if (outside.status !== 0) {
-    skipped(name, `no pid namespace: ${outside.stderr.trim()}`);
-  } else {
-    scenario(name, () => {
-      const env = { ...process.env, [INSIDE]: containment };
-      const argv = [...namespace, process.execPath, fileURLToPath(import.meta.url)];
-      const { status, stdout, stderr } = spawnSync("unshare", argv, { env, encoding: "utf8" });
-      equal([status, /Passed: +1/.test(stdout)], [0, true], `${stdout}${stderr}`);
-    });
+  for (const [what, play] of Object.entries(scenes)) {
+    const name = `${containment}: ${what}`;
+    if (process.env[INSIDE] !== undefined) {
+      if (process.env[INSIDE] === name) scenario(name, (scene) => play(scene, containment));
+    } else if (outside.status !== 0) {
+      skipped(name, `no pid namespace: ${outside.stderr.trim()}`);
+    } else {
+      scenario(name, () => {
+        const env = { ...process.env, [INSIDE]: name };
+        const argv = [...namespace, process.execPath, fileURLToPath(import.meta.url)];
+        const { status, stdout, stderr } = spawnSync("unshare", argv, { env, encoding: "utf8" });
+        equal([status, /Passed: +1/.test(stdout)], [0, true], `${stdout}${stderr}`);
+      });
+    }
   }
 }

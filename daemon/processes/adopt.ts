@@ -89,11 +89,14 @@ async function adopt(table: Table, entry: Entry, kept: number | null): Promise<v
 /** Null when nothing can be known of it any more: it is of another boot, or was never seen to run. */
 async function findLeader(table: Table, entry: Entry, kept: number | null): Promise<Leader | null> {
   const { state } = entry;
-  if (state.at === "starting") return findNewborn(table, entry);
-  if (isFinal(state) || state.identity.boot !== boot) return null;
-  const { pid, identity } = state;
-  if (kept !== null && isSame(identity, pid, kept)) return holdAdopted(pid, kept);
+  const isKnown = state.at !== "starting" && !isFinal(state) && state.identity.boot === boot;
+  if (isKnown && kept !== null && isSame(state.identity, state.pid, kept)) {
+    return holdAdopted(state.pid, kept);
+  }
   if (kept !== null) closeSync(kept);
+  if (state.at === "starting") return findNewborn(table, entry);
+  if (!isKnown) return null;
+  const { pid, identity } = state;
   const isProof = identity.inode !== null;
   const pidfd = holdIf(
     pid,

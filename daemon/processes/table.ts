@@ -59,7 +59,8 @@ export type Table = {
   /** Told of every change that the outside can see; `entry.state` is the new one. */
   readonly publish: (entry: Entry) => void;
   readonly entries: Map<string, Entry>;
-  readonly byPid: Map<number, Entry>;
+  /** Who bears or bore a number, the latest last. */
+  readonly byPid: Map<number, Entry[]>;
   /** By `nameKey`: every user has names of their own. */
   readonly byName: Map<string, Entry>;
   readonly history: History;
@@ -99,15 +100,15 @@ export function nameKey(ownerUid: number, name: string): string {
 }
 
 /**
- * The process that is meant: by pid the latest that bore it, by name the viewer's own that holds it or
- * held it last, and for administrators, who have none of that name, anybody's. Refusals:
+ * The process that is meant: by pid the latest that bore it and lives, else the latest, by name the
+ * viewer's own that holds it or held it last, and for administrators, who have none of that name, anybody's. Refusals:
  * `process_not_found`; `permission_denied` for another user's.
  */
 export function find(table: Table, address: Address, viewer: Viewer): Entry {
   const { pid, id, name } = address;
   const entry =
     pid !== undefined
-      ? table.byPid.get(pid)
+      ? findNumbered(table, pid)
       : id !== undefined
         ? table.entries.get(id)
         : findNamed(table, name ?? "", viewer);
@@ -118,6 +119,11 @@ export function find(table: Table, address: Address, viewer: Viewer): Entry {
     throw new Refusal("permission_denied", message, { pid, id });
   }
   throw new Refusal("process_not_found", `Process not found: ${given}`, { pid, id, name });
+}
+
+function findNumbered({ byPid }: Table, pid: number): Entry | undefined {
+  const bearers = byPid.get(pid);
+  return bearers?.findLast(isLiving) ?? bearers?.at(-1);
 }
 
 function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry | undefined {
@@ -189,10 +195,24 @@ export function createEntry(id: string, spec: Spec, state: State): Entry {
 
 /** Make a process known, in the order of the spawns: under its id, its name, and its number if it has one. */
 export function enter(table: Table, entry: Entry): void {
-  const { id, spec, state } = entry;
+  const { id, spec } = entry;
   table.entries.set(id, entry);
   if (spec.name !== null) table.byName.set(nameKey(spec.owner.uid, spec.name), entry);
-  if ("pid" in state && state.pid !== null) table.byPid.set(state.pid, entry);
+  number(table, entry);
+}
+
+/** Make it known under its number, if it has one: strays of a process may outlive its leader, whose number passes on. */
+function number({ byPid }: Table, entry: Entry): void {
+  const pid = "pid" in entry.state ? entry.state.pid : null;
+  if (pid !== null) byPid.set(pid, [...(byPid.get(pid) ?? []), entry]);
+}
+
+function unnumber({ byPid }: Table, entry: Entry): void {
+  const pid = "pid" in entry.state ? entry.state.pid : null;
+  if (pid === null) return;
+  const others = (byPid.get(pid) ?? []).filter((one) => one !== entry);
+  if (others.length > 0) byPid.set(pid, others);
+  else byPid.delete(pid);
 }
 
 /** From here on something of it may live. */
@@ -228,10 +248,9 @@ export function apply(table: Table, entry: Entry, ...events: Event[]): void {
   const next = events.reduce(step, entry.state);
   if (next === entry.state) return;
   append(table.journal, { id: entry.id, events });
-  if (entry.state.at === "starting" && "pid" in next && next.pid !== null) {
-    table.byPid.set(next.pid, entry);
-  }
+  const wasStarting = entry.state.at === "starting";
   entry.state = next;
+  if (wasStarting) number(table, entry);
   entry.report = null;
   if (isFinal(entry.state)) settle(table, entry);
   if (statusOf(entry) !== before) table.publish(entry);
@@ -270,8 +289,7 @@ function forget(table: Table, id: string): void {
   if (entry === undefined) return;
   append(table.journal, { id, forgotten: true });
   table.entries.delete(id);
-  const pid = "pid" in entry.state ? entry.state.pid : null;
-  if (pid !== null && table.byPid.get(pid) === entry) table.byPid.delete(pid);
+  unnumber(table, entry);
   const { name, owner } = entry.spec;
   const key = name === null ? null : nameKey(owner.uid, name);
   if (key !== null && table.byName.get(key) === entry) table.byName.delete(key);
