@@ -48,8 +48,13 @@ export type Client = Calls & {
 /** The daemon is trusted to keep to its own limits; this only stops a stranger on that path. */
 const REPLY_BYTES = 64 * 1024 * 1024;
 
-/** `made`: calls so far; `rpc` is given each with its line. */
-type Pending = { rpc: JSONRPCClient<string>; made: number; calls: number; ended: string | null };
+/** `made`: calls so far; `rpc` is given each with its line; `ended`: what every call fails with from then on. */
+type Pending = {
+  rpc: JSONRPCClient<string>;
+  made: number;
+  calls: number;
+  ended: (() => Error) | null;
+};
 type Line = { socket: net.Socket; reader: LineReader; pending: Pending };
 
 /**
@@ -68,8 +73,8 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
   };
   const line: Line = { socket, reader: createLineReader(REPLY_BYTES), pending };
   socket.on("data", (chunk) => receive(chunk, line, listeners));
-  socket.on("error", (error) => fail(pending, reasonOf(error)));
-  socket.on("close", () => fail(pending, CLOSED));
+  socket.on("error", (error) => disconnect(pending, reasonOf(error)));
+  socket.on("close", () => disconnect(pending, CLOSED));
   // White space is no line, yet it says which language is spoken: a connection that says nothing
   // is closed in the end (`firstByteMs`), and this one may have nothing to ask for a while. It comes after
   // the listeners: a daemon that is gone by now makes it fail.
@@ -85,7 +90,7 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
       return () => void listeners.delete(listener);
     },
     close() {
-      fail(pending, "the connection was closed by this program");
+      disconnect(pending, "the connection was closed by this program");
       socket.destroy();
     },
   };
@@ -170,7 +175,7 @@ async function request<M extends Method>(
   method: M,
   params: Params<M>,
 ): Promise<Result<M>> {
-  if (pending.ended !== null) throw new Disconnected(pending.ended);
+  if (pending.ended !== null) throw pending.ended();
   pending.made += 1;
   const call = createJSONRPCRequest(pending.made, method, params);
   const text = `${JSON.stringify(call)}\n`;
@@ -179,7 +184,7 @@ async function request<M extends Method>(
   socket.ref();
   try {
     const { result, error } = await pending.rpc.requestAdvanced(call, text);
-    if (error !== undefined) throw refusalOf(error);
+    if (error !== undefined) throw errorOf(error, pending);
     // The daemon answers by the same contract that Result<M> is derived from.
     return result as Result<M>;
   } finally {
@@ -189,8 +194,11 @@ async function request<M extends Method>(
 }
 
 /** json-rpc-2.0 reports what it rejects itself as code 0: then the connection has ended. */
-function refusalOf({ code, message, data }: JSONRPCErrorResponse["error"]): Error {
-  if (code === 0) return new Disconnected(message);
+function errorOf(error: JSONRPCErrorResponse["error"], { ended }: Pending): Error {
+  return error.code === 0 && ended !== null ? ended() : refusalOf(error);
+}
+
+function refusalOf({ code, message, data }: JSONRPCErrorResponse["error"]): Refusal {
   const { kind = kindOf(code), ...facts } = (data ?? {}) as { kind?: Kind };
   return new Refusal(kind, message, facts);
 }
@@ -219,7 +227,7 @@ function receive(
   for (let line = reader.next(); line.at !== "more"; line = reader.next()) {
     const message = line.at === "line" ? parse(line.text) : null;
     if (message === null) {
-      fail(pending, "what answers on this socket does not speak procsup");
+      disconnect(pending, "what answers on this socket does not speak procsup");
       socket.destroy();
       return;
     }
@@ -235,7 +243,7 @@ function deliver(
   if ("method" in message) {
     if (message.method === "event") for (const listener of listeners) listener(message.params);
   } else if (message.id !== null) pending.rpc.receive(message);
-  else fail(pending, `the daemon refused what was sent: ${message.error?.message}`);
+  else turnAway(pending, message.error);
 }
 
 type Message = JSONRPCResponse | { method: string; params: Event };
@@ -265,9 +273,19 @@ function reasonOf({ code, message }: NodeJS.ErrnoException): string {
   return isClosed ? CLOSED : `the connection broke: ${message}`;
 }
 
-/** Every pending call fails with the reason, and so does every later one. */
-function fail(pending: Pending, reason: string): void {
+/** What is refused without an id is the connection itself. */
+function turnAway(pending: Pending, error: JSONRPCResponse["error"]): void {
+  if (error) fail(pending, () => refusalOf(error));
+  else disconnect(pending, "the daemon refused what was sent and gave no reason");
+}
+
+function disconnect(pending: Pending, reason: string): void {
+  fail(pending, () => new Disconnected(reason));
+}
+
+/** Every pending call fails, and so does every later one. */
+function fail(pending: Pending, ended: () => Error): void {
   if (pending.ended !== null) return;
-  pending.ended = reason;
-  pending.rpc.rejectAllPendingRequests(reason);
+  pending.ended = ended;
+  pending.rpc.rejectAllPendingRequests(ended().message);
 }

@@ -4,7 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
-import { limits } from "../client/wire.js";
+import { connect as connectClient } from "../client/client.js";
+import { limits, type Refusal } from "../client/wire.js";
 import {
   assertServes,
   call,
@@ -251,6 +252,11 @@ scenario(
     const { error } = await refused.next();
     equal([error?.code, error?.data?.["limit"]], [-32006, "connections"]);
     await refused.ended;
+    // Our client knows why, even when it is busy while it is turned away, and writes only then.
+    const client = await connectClient({ socket: daemon.socket });
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+    const { kind, facts } = (await client.list({}).catch((cause: Refusal) => cause)) as Refusal;
+    equal([kind, facts], ["limit_exceeded", { limit: "connections" }]);
     sockets[1]?.destroy();
     await until("there is a place again", async () => {
       const raw = await daemon.raw();

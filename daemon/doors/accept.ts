@@ -16,8 +16,9 @@ type Inside = {
   readonly perUser: Map<number, number>;
 };
 
-/** How long one who is turned away may take to say in which language. */
+/** How long one who is turned away may take to say in which language, and then to read why. */
 const TURNED_AWAY_MS = 100;
+const SEEN_OFF_MS = 1_000;
 /** Of those, at once; a further one is told in a line. */
 const TURNED_AWAY = 64;
 
@@ -35,9 +36,13 @@ export function serve<C>(
   let turnedAway = 0;
   const turnAway = (socket: Socket, refusal: Refusal) => {
     turnedAway += 1;
-    awaitFirst(socket, turnedAway > TURNED_AWAY ? 0 : TURNED_AWAY_MS, (first) => {
+    const isCrowded = turnedAway > TURNED_AWAY;
+    socket.once("close", () => {
       turnedAway -= 1;
+    });
+    awaitFirst(socket, isCrowded ? 0 : TURNED_AWAY_MS, (first) => {
       doorFor(doors, first).refuse(socket, refusal);
+      seeOff(socket, isCrowded ? 0 : SEEN_OFF_MS);
     });
   };
   server.on("connection", (socket) => {
@@ -117,6 +122,13 @@ function awaitFirst(socket: Socket, withinMs: number, then: (first: Buffer | nul
   const silent = () => done(null);
   const timer = setTimeout(silent, withinMs);
   socket.on("data", done).on("end", silent).on("close", silent);
+  socket.resume();
+}
+
+/** Whoever has yet to read why would not, once it is told that nobody reads what it writes (EPIPE). */
+function seeOff(socket: Socket, withinMs: number): void {
+  const timer = setTimeout(() => socket.destroy(), withinMs);
+  socket.once("end", () => socket.destroy()).once("close", () => clearTimeout(timer));
   socket.resume();
 }
 

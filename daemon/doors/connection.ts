@@ -24,7 +24,7 @@ export type Door<C> = {
    * asked is answered.
    */
   open(socket: Socket, first: Buffer, visitor: Visitor<C>): () => void;
-  /** Say no, and close. */
+  /** Say no, and nothing more. */
   refuse(socket: Socket, refusal: Refusal): void;
 };
 

@@ -82,7 +82,7 @@ export function createHttpDoor<C>(
       server.emit("connection", socket);
       return () => end(connection, "", bounds);
     },
-    refuse: (socket, refusal) => closeWith(socket, plain(failed(refusal))),
+    refuse: (socket, refusal) => void socket.end(plain(failed(refusal))),
   };
 }
 

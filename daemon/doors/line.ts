@@ -53,7 +53,7 @@ export function createLineDoor<C>(answer: Answer<C>): Door<C> {
         read(connection);
       };
     },
-    refuse: (socket, refusal) => closeWith(socket, refusalLine(refusal)),
+    refuse: (socket, refusal) => void socket.end(refusalLine(refusal)),
   };
 }
 
