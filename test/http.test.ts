@@ -196,6 +196,7 @@ scenario("bad numbers, paths, methods and pages of a browser end nothing", async
   for (const path of ["/", "/rpc/", route(""), `${route(pid)}/`, `${route(pid)}?force=1`, "/api"]) {
     assertFailed(await ask(socket, path), 404, "method_not_found", path);
   }
+  assertFailed(await ask(socket, `http://procsup${route("0")}`), 400, "invalid_params");
   for (const method of ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"]) {
     const response = await ask(socket, route(pid), { method });
     equal([response.status, response.headers["allow"]], [405, "POST"], method);

@@ -83,7 +83,8 @@ export function createRoutes<C>(
   return async ({ head, body }, from) => {
     const stranger = whyNotAnswered(head);
     if (stranger !== null) return failed(stranger);
-    const { url = "", method = "" } = head;
+    const { url: target = "", method = "" } = head;
+    const url = target.replace(/^http:\/\/[^/]*/i, ""); // absolute-form: RFC 9112, 3.2.2
     const route = routes.find(({ path }) => path.test(url));
     if (route === undefined) return failed(noSuchPath);
     if (!route.methods.includes(method)) return notAllowed(method, route.methods.join(", "));
