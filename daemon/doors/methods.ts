@@ -194,10 +194,10 @@ function audit(
   log.info("audit", () => {
     const { owner, pid } = behalf;
     const asked: Record<string, unknown> = { ...Object(params), ...identityIn(result) };
-    const facts = told.flatMap((key) => {
+    const facts = told.flatMap((key): [string, unknown][] => {
       const value = asked[key];
-      const isPlain = ["string", "number", "boolean"].includes(typeof value);
-      return isPlain ? [[key, String(value).slice(0, 64)]] : [];
+      if (typeof value === "string") return [[key, value.slice(0, 64)]];
+      return typeof value === "number" || typeof value === "boolean" ? [[key, value]] : [];
     });
     const who = { callerUid: owner.uid, callerName: owner.name, callerPid: pid };
     return { method, ...who, ...Object.fromEntries(facts), outcome };

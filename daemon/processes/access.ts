@@ -87,7 +87,7 @@ export function countLiving({ living }: Takings, uid: number, change: 1 | -1): v
 export function takeSpawn({ living, spawns }: Takings, { uid, share }: Viewer): void {
   const { processes, spawnsPerMinute } = share;
   if (processes !== null && (living.get(uid) ?? 0) >= processes) {
-    throw exceeded("processes", `You have ${processes} living processes already: end some first`);
+    throw exceeded("processes", `The bound for you is ${processes} living at once: end some first`);
   }
   if (spawnsPerMinute === null) return;
   const minute = Math.floor(performance.now() / 60_000);
