@@ -30,13 +30,26 @@ export type Start = {
   strays?: "end" | "keep";
 };
 
-/** What to spawn: this program's environment and folder, but for what the options say. */
+/**
+ * What to spawn: with this program's environment and in its folder, but for what the options say. Another
+ * user is given nothing but PATH of these, and without options begins as at login.
+ */
 export function readStart(command: string[], options: Start): Params<"spawn"> {
-  const { name, cwd = ".", env, clearEnv, user, stopSignal, grace, output, strays } = options;
-  const given = { name, user, stopSignal, graceMs: grace, output, strays };
+  const { name, user, stopSignal, grace, output, strays } = options;
+  const surroundings = { cwd: folderOf(options), env: environmentOf(options) };
+  const given = { name, user, stopSignal, graceMs: grace, output, strays, ...surroundings };
   const set = Object.entries(given).filter(([, value]) => value !== undefined);
-  const own = clearEnv ? {} : (process.env as Record<string, string>);
-  return { command, ...Object.fromEntries(set), cwd: resolve(cwd), env: { ...own, ...env } };
+  return { command, ...Object.fromEntries(set) };
+}
+
+function folderOf({ cwd, user }: Start): string | undefined {
+  return cwd === undefined && user !== undefined ? undefined : resolve(cwd ?? ".");
+}
+
+function environmentOf({ env, clearEnv, user }: Start): Record<string, string> | undefined {
+  if (clearEnv) return { ...env };
+  if (user === undefined) return { ...(process.env as Record<string, string>), ...env };
+  return env === undefined ? undefined : { PATH: process.env["PATH"] ?? "", ...env };
 }
 
 const units: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };

@@ -109,7 +109,11 @@ function createCalls(call: Client["call"]): Calls {
   const plain = names.map((name) => [name, (params: Params<typeof name>) => call(name, params)]);
   // Each entry is built from the very name that types it.
   const calls = Object.fromEntries(plain) as Calls;
-  return { ...calls, spawn: (params) => call("spawn", { ...ownSurroundings(), ...params }) };
+  const spawn: Calls["spawn"] = (params) => {
+    const surroundings = params.user === undefined ? ownSurroundings() : {};
+    return call("spawn", { ...surroundings, ...params });
+  };
+  return { ...calls, spawn };
 }
 
 /** What was named, else what the environment names; set to nothing, that counts as not set. */
