@@ -45,7 +45,9 @@ const program = new Command("procsup")
   .enablePositionalOptions()
   .exitOverride()
   .configureOutput({
-    outputError: (text, write) => asJson || write(text.replace(/^error/, "procsup")),
+    writeOut: (text) => void process.stdout.write(asJson ? jsonText({ text: text.trim() }) : text),
+    writeErr: (text) => asJson || process.stderr.write(text),
+    outputError: (text, write) => write(text.replace(/^error/, "procsup")),
   });
 
 function command(definition: string, description: string): Command {
@@ -61,7 +63,7 @@ command("start", "run a command; prints its pid")
   .option("--cwd <dir>", "where to run it (default: here)")
   .option("-e, --env <NAME=VALUE>", "set a variable; may be repeated", readEnv)
   .option("--clear-env", "do not pass this shell's environment on")
-  .option("--user <name>", "run as this user (root only)")
+  .option("--user <name>", "run as this user, as at login (root only)")
   .option("--stop-signal <signal>", "what terminate sends first (default: TERM)", readSignal)
   .option("--grace <duration>", "from there to KILL (default: 10s)", readDurationMs)
   .option(

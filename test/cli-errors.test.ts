@@ -15,6 +15,10 @@ scenario(
     const { id } = await client.spawn({ command: sleep, name: "web" });
     const cases: [number, string | null, string[]][] = [
       [0, null, ["list", "--json"]],
+      [0, null, ["--json", "--help"]],
+      [0, null, ["help", "list", "--json"]],
+      [0, null, ["--version", "--json"]],
+      [2, "usage", ["--json"]],
       [0, null, ["--json", "list"]],
       [0, null, ["status", "web", "--json"]],
       [0, null, ["usage", "--json", "web"]],
