@@ -21,12 +21,12 @@ import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import { type Common, findTarget, forEach, run, say } from "./outcome.js";
 import {
-  accountText,
   codeOfProcess,
   exitCodes,
   infoText,
   jsonText,
   processTable,
+  reportText,
   signaledText,
   startCode,
   statusText,
@@ -243,8 +243,8 @@ for (const verb of ["install", "uninstall"] as const) {
     .action((options: Common & Wish) => {
       const programs = { node: process.execPath, folder };
       return say(options, async () => {
-        const account = verb === "install" ? install(programs, options) : uninstall(options);
-        return { json: account, text: accountText(account), code: 0 };
+        const report = verb === "install" ? install(programs, options) : uninstall(options);
+        return { json: report, text: reportText(report), code: 0 };
       });
     });
 }

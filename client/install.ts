@@ -26,7 +26,7 @@ type Step =
   | { do: "run"; argv: string[] };
 
 /** What was done, or with `dryRun` would be, as lines for people; and what they should know after it. */
-export type Account = { steps: string[]; notes: string[] };
+export type Report = { steps: string[]; notes: string[] };
 
 /** Every file that is installed begins with it. */
 const MARK = "# Written by `procsup install";
@@ -41,7 +41,7 @@ class CannotInstall extends Error {
  * stays as it is. Throws for a user without the right, where systemd does not run, for programs that
  * others could change, and for files of those names that are somebody else's; nothing is changed then.
  */
-export function install(programs: Programs, wish: Wish): Account {
+export function install(programs: Programs, wish: Wish): Report {
   checkPlace(wish);
   for (const path of [programs.node, join(programs.folder, "dist/procsupd.cjs")]) {
     checkProgram(path, wish);
@@ -73,7 +73,7 @@ export function install(programs: Programs, wish: Wish): Account {
  * Stop, which ends all processes, disable, and remove what `install` wrote. Output, group and drop-ins
  * stay. Throws as `install` does.
  */
-export function uninstall(wish: Wish): Account {
+export function uninstall(wish: Wish): Report {
   checkPlace(wish);
   const paths = placesFor(wish).map(([, path]) => path);
   const present = paths.filter(existsSync);
@@ -168,7 +168,7 @@ function read(path: string): string {
 
 // --- doing it ---------------------------------------------------------------------------------
 
-function carryOut(steps: Step[], notes: string[], { dryRun }: Wish): Account {
+function carryOut(steps: Step[], notes: string[], { dryRun }: Wish): Report {
   if (!dryRun) steps.forEach(take);
   return { steps: steps.map(tell), notes };
 }

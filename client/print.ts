@@ -173,7 +173,7 @@ export function signaledText(
 }
 
 /** One step a line, as they would be typed; then what to know. */
-export function accountText({ steps, notes }: { steps: string[]; notes: string[] }): string {
+export function reportText({ steps, notes }: { steps: string[]; notes: string[] }): string {
   return [...steps.map((step) => `  ${step}\n`), ...notes.map((note) => `${note}\n`)].join("");
 }
 

@@ -1,5 +1,5 @@
 // The test runner: every *.test.js in a process of its own, four at a time, with a time limit. uvu exits
-// 0 on throwing hooks, forgotten runs and left-over `only`s (research/packages.md, 5), so a file
+// 0 on throwing hooks, forgotten runs and left-over `only`s, so a file
 // counts only by what it printed: how many scenarios ran and how many of them passed.
 
 import { spawn } from "node:child_process";

@@ -11,12 +11,12 @@ import { closeWith, createListener, type Door } from "./connection.js";
 import type { Patience } from "./patience.js";
 import { createRoutes, failed, type Reply, type Request } from "./routes.js";
 import type { Answer } from "./rpc.js";
-import { type Account, beginCall, charge, isToWait, laneOf, openAccount } from "./shares.js";
+import { beginCall, charge, isToWait, laneOf, openTally, type Tally } from "./shares.js";
 
 type Connection<C> = {
   readonly socket: Duplex;
   readonly caller: C;
-  readonly account: Account;
+  readonly tally: Tally;
   readonly patience: Patience;
   /** Requests that are being answered. */
   requests: number;
@@ -53,7 +53,7 @@ export function createHttpDoor<C>(
       if (isHeldBack(connection)) await ownTurn(connection);
       const beganMs = beginCall();
       const reply = routes(asked, connection);
-      charge(connection.account, beganMs);
+      charge(connection.tally, beganMs);
       return reply;
     };
     void serveRequest(connection, request, response, respond, bounds);
@@ -102,7 +102,7 @@ function createParser(bounds: Limits): http.Server {
 
 function createConnection<C>(socket: Duplex, patience: Patience, caller: C): Connection<C> {
   const state = { requests: 0, waiting: 0, ending: false, lastWords: "", timer: undefined };
-  const kept = { account: openAccount(), patience, inTurn: oneAtATime() };
+  const kept = { tally: openTally(), patience, inTurn: oneAtATime() };
   return { socket, caller, ...kept, ...state, giveUp: () => false };
 }
 
@@ -131,14 +131,14 @@ async function serveRequest<C>(
 }
 
 /** Whoever is, waits, and what comes behind it on its connection too: they keep their order. */
-function isHeldBack<C>({ waiting, account, patience }: Connection<C>): boolean {
-  return waiting > 0 || isToWait(account) || patience.isOver();
+function isHeldBack<C>({ waiting, tally, patience }: Connection<C>): boolean {
+  return waiting > 0 || isToWait(tally) || patience.isOver();
 }
 
 async function ownTurn<C>(connection: Connection<C>): Promise<void> {
-  const { patience, account } = connection;
+  const { patience, tally } = connection;
   connection.waiting += 1;
-  await connection.inTurn(() => patience.turn(laneOf(account)));
+  await connection.inTurn(() => patience.turn(laneOf(tally)));
   connection.waiting -= 1;
 }
 

@@ -10,13 +10,13 @@ import { closeWith, createListener, type Door, type Visitor } from "./connection
 import type { Patience } from "./patience.js";
 import { type Answer, protocolError, refusalResponse, resultText, type Words } from "./rpc.js";
 import {
-  type Account,
   beginCall,
   charge,
   chargeBytes,
   isToWait,
   laneOf,
-  openAccount,
+  openTally,
+  type Tally,
 } from "./shares.js";
 
 type Connection = {
@@ -36,7 +36,7 @@ type Connection = {
   over: boolean;
   /** A turn of reading is due. */
   reading: boolean;
-  readonly account: Account;
+  readonly tally: Tally;
 };
 
 /** Lines taken of one connection before the others get their turn and backpressure is looked at. */
@@ -86,7 +86,7 @@ function connect<C>(
     inputEnded: false,
     over: false,
     reading: false,
-    account: openAccount(),
+    tally: openTally(),
   };
   socket.on("data", (chunk) => receive(connection, chunk));
   socket.on("drain", () => say(connection));
@@ -118,7 +118,7 @@ function isHeldBack(connection: Connection): boolean {
  */
 function read(connection: Connection, isOwnTurn = false): void {
   if (connection.reading || connection.over) return;
-  const { socket, reader, account } = connection;
+  const { socket, reader, tally } = connection;
   for (let lines = 0; lines < LINES_A_TURN; lines++) {
     if (isHeldBack(connection)) {
       socket.pause();
@@ -142,19 +142,19 @@ function read(connection: Connection, isOwnTurn = false): void {
         refuseLine(connection);
         return;
       case "more":
-        chargeBytes(account, beganMs);
+        chargeBytes(tally, beganMs);
         readOn(connection);
         return;
     }
-    charge(account, beganMs);
+    charge(tally, beganMs);
   }
-  readLater(connection, connection.patience.turn(laneOf(account)));
+  readLater(connection, connection.patience.turn(laneOf(tally)));
 }
 
 /** When the next line may be taken; null: now. */
-function whenNext({ patience, account }: Connection, isDue: boolean): Promise<void> | null {
-  if (isDue || !(patience.isOver() || isToWait(account))) return null;
-  return patience.turn(laneOf(account));
+function whenNext({ patience, tally }: Connection, isDue: boolean): Promise<void> | null {
+  if (isDue || !(patience.isOver() || isToWait(tally))) return null;
+  return patience.turn(laneOf(tally));
 }
 
 function readLater(connection: Connection, when: Promise<void>): void {

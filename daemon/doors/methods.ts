@@ -1,5 +1,5 @@
 // Contract name -> one line. Params are checked against the contract here, and nowhere else; what a
-// method does is told to the floors below.
+// method does is left to the floors below.
 
 import { release } from "node:os";
 import * as v from "valibot";

@@ -33,7 +33,7 @@ export type Patience = {
 /** What a program can owe at most, beyond what it is credited with. */
 const MOST_MS = 1_000;
 
-type Account = {
+type Debt = {
   /** When it will have made up for its faults. */
   evenMs: number;
   /** Faults that it has made up for before they were answered. */
@@ -52,62 +52,62 @@ export function createPatience(
   const faultMs = 1_000 / faultsPerSecond;
   const creditMs = limits.faultsAtOnce * faultMs;
   /** Who was blamed long ago comes first, and is forgotten. */
-  const accounts = new Map<number, Account>();
+  const debts = new Map<number, Debt>();
 
-  const owedMs = ({ evenMs }: Account) => evenMs - performance.now() - creditMs;
-  const hasToWait = (account: Account) => account.waiting > 0 || owedMs(account) > 0;
+  const owedMs = ({ evenMs }: Debt) => evenMs - performance.now() - creditMs;
+  const hasToWait = (debt: Debt) => debt.waiting > 0 || owedMs(debt) > 0;
 
-  function charge(account: Account, faults: number): void {
+  function charge(debt: Debt, faults: number): void {
     const nowMs = performance.now();
-    const evenMs = Math.max(nowMs, account.evenMs) + faults * faultMs;
-    account.evenMs = Math.min(evenMs, nowMs + creditMs + MOST_MS);
+    const evenMs = Math.max(nowMs, debt.evenMs) + faults * faultMs;
+    debt.evenMs = Math.min(evenMs, nowMs + creditMs + MOST_MS);
   }
 
   function forgetOthers(): void {
     const nowMs = performance.now();
-    for (const [program, { evenMs, waiting }] of accounts) {
+    for (const [program, { evenMs, waiting }] of debts) {
       if (evenMs > nowMs || waiting > 0) break;
-      accounts.delete(program);
+      debts.delete(program);
     }
   }
 
-  async function wait(account: Account): Promise<void> {
-    for (let ms = owedMs(account); ms > 0; ms = owedMs(account)) {
+  async function wait(debt: Debt): Promise<void> {
+    for (let ms = owedMs(debt); ms > 0; ms = owedMs(debt)) {
       await new Promise<void>((resolve) => setTimeout(resolve, ms));
     }
     // As if a fault came of it: what does is known too late for the next in the queue.
-    charge(account, 1);
-    account.prepaid += 1;
-    account.waiting -= 1;
+    charge(debt, 1);
+    debt.prepaid += 1;
+    debt.waiting -= 1;
   }
 
   return (program) => ({
     blame(faults) {
       forgetOthers();
-      const account = accounts.get(program) ?? {
+      const debt = debts.get(program) ?? {
         evenMs: 0,
         prepaid: 0,
         waiting: 0,
         inTurn: oneAtATime(),
       };
-      const prepaid = Math.min(faults, account.prepaid);
-      account.prepaid -= prepaid;
-      charge(account, faults - prepaid);
-      accounts.delete(program);
-      accounts.set(program, account);
+      const prepaid = Math.min(faults, debt.prepaid);
+      debt.prepaid -= prepaid;
+      charge(debt, faults - prepaid);
+      debts.delete(program);
+      debts.set(program, debt);
     },
     isOver() {
-      const account = accounts.get(program);
-      return account !== undefined && hasToWait(account);
+      const debt = debts.get(program);
+      return debt !== undefined && hasToWait(debt);
     },
     get waiting() {
-      return accounts.get(program)?.waiting ?? 0;
+      return debts.get(program)?.waiting ?? 0;
     },
     turn(lane) {
-      const account = accounts.get(program);
-      if (account === undefined || !hasToWait(account)) return turn(lane);
-      account.waiting += 1;
-      return account.inTurn(() => wait(account));
+      const debt = debts.get(program);
+      if (debt === undefined || !hasToWait(debt)) return turn(lane);
+      debt.waiting += 1;
+      return debt.inTurn(() => wait(debt));
     },
   });
 }

@@ -16,10 +16,10 @@ const MOST_MS = 10;
  * What somebody has had beyond a share, in milliseconds, when that was last reckoned, and what a call takes
  * on the average of late: one may take longer only because we had no core meanwhile.
  */
-export type Account = { overMs: number; atMs: number; meanMs: number };
+export type Tally = { overMs: number; atMs: number; meanMs: number };
 
 /** Of whoever is new a long call is expected: else it would pay to be new each time. */
-export function openAccount(): Account {
+export function openTally(): Tally {
   return { overMs: 0, atMs: performance.now(), meanMs: CREDIT_MS };
 }
 
@@ -40,34 +40,34 @@ export function beginCall(): number {
   return nowMs;
 }
 
-/** Put what a call has taken, from `beganMs` until now, on somebody's account. */
-export function charge(account: Account, beganMs: number): void {
-  account.meanMs += (chargeBytes(account, beganMs) - account.meanMs) / 4;
+/** Put what a call has taken, from `beganMs` until now, on somebody's tally. */
+export function charge(tally: Tally, beganMs: number): void {
+  tally.meanMs += (chargeBytes(tally, beganMs) - tally.meanMs) / 4;
 }
 
 /** The same of bytes that are no call yet; what they took, in milliseconds. */
-export function chargeBytes(account: Account, beganMs: number): number {
+export function chargeBytes(tally: Tally, beganMs: number): number {
   const nowMs = performance.now();
   const tookMs = nowMs - beganMs;
-  account.overMs = Math.min(MOST_MS, overAt(account, beganMs) + tookMs);
-  account.atMs = nowMs;
+  tally.overMs = Math.min(MOST_MS, overAt(tally, beganMs) + tookMs);
+  tally.atMs = nowMs;
   return tookMs;
 }
 
-function overAt({ overMs, atMs }: Account, nowMs: number): number {
+function overAt({ overMs, atMs }: Tally, nowMs: number): number {
   return Math.max(0, overMs - SHARE * (nowMs - atMs));
 }
 
 /** True while others come first: then await a `turn` in the lane. */
-export function isToWait(account: Account): boolean {
-  const { overMs, meanMs } = account;
+export function isToWait(tally: Tally): boolean {
+  const { overMs, meanMs } = tally;
   if (turnMs === null || overMs + meanMs < CREDIT_MS) return false;
   const nowMs = performance.now();
-  return nowMs - turnMs > TURN_MS && overAt(account, nowMs) + meanMs >= CREDIT_MS;
+  return nowMs - turnMs > TURN_MS && overAt(tally, nowMs) + meanMs >= CREDIT_MS;
 }
 
 /** Among whom somebody waits. */
-export function laneOf(account: Account): Lane {
-  if (account.meanMs < CREDIT_MS / 2) return "short";
-  return overAt(account, performance.now()) < CREDIT_MS ? "modest" : "calls";
+export function laneOf(tally: Tally): Lane {
+  if (tally.meanMs < CREDIT_MS / 2) return "short";
+  return overAt(tally, performance.now()) < CREDIT_MS ? "modest" : "calls";
 }

@@ -37,14 +37,14 @@ export const SCRATCH_BYTES = 64 * 1024;
 const scratch = Buffer.allocUnsafe(SCRATCH_BYTES);
 
 /**
- * The first `maxBytes` of a /proc file, or null when its process is gone. A single read is one
- * consistent word of the kernel.
+ * The first 4 KiB of a /proc file, or null when its process is gone or another user's that does not show
+ * it. A single read is one consistent word of the kernel.
  */
-export function readProc(path: string, maxBytes = PROC_BYTES): string | null {
-  return readProcBytes(path, maxBytes)?.toString("latin1") ?? null;
+export function readProc(path: string): string | null {
+  return readProcBytes(path, PROC_BYTES)?.toString("latin1") ?? null;
 }
 
-/** As `readProc`; the bytes are good until the next read. */
+/** As `readProc`, the first `maxBytes` of it; they are good until the next read. */
 export function readProcBytes(path: string, maxBytes: number): Buffer | null {
   try {
     return withReserve(() => {

@@ -5,7 +5,7 @@
 //   starting    accepted, not running yet                spawned, spawnFailed,      starting
 //                                                        missing
 //   running     the leader lives                         stopAsked, leaderExited,   running
-//                                                        spawnFailed
+//                                                        spawnFailed, missing
 //   draining    the leader ended unasked, members        emptied, stopAsked,        running (strays
 //               live: ended as strays, or kept           missing                    kept) or stopping
 //   stopping    somebody asked for its end: how long     emptied, missing           stopping
@@ -13,7 +13,7 @@
 //   exited      tree gone, nobody had asked              -                          exited
 //   terminated  tree gone, as asked                      -                          terminated
 //   failed      never ran                                -                          failed
-//   lost        running once, not found again            -                          lost
+//   lost        was running, or about to; not found      -                          lost
 //
 // The journal's lines are these events, and a later daemon folds them by the same `step`.
 

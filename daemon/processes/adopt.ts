@@ -4,7 +4,7 @@
 
 import { closeSync } from "node:fs";
 import { hold } from "../kernel/pidfd.js";
-import { isLiving as isAlive } from "../kernel/procfs.js";
+import { isLiving } from "../kernel/procfs.js";
 import { boundUid } from "../kernel/users.js";
 import type { Recorded } from "../life/records.js";
 import { isFinal } from "../life/state.js";
@@ -22,7 +22,7 @@ import {
   createEntry,
   type Entry,
   enter,
-  isLiving,
+  hasTree,
   keep,
   keepLeader,
   type Table,
@@ -59,7 +59,7 @@ export async function adoptAll(
     table.keeper.unstore(id);
   }
   await Promise.all(unended.map((entry) => adopt(table, entry, kept.get(entry.id) ?? null)));
-  const adopted = unended.filter(isLiving).length;
+  const adopted = unended.filter(hasTree).length;
   const lost = unended.filter(({ state }) => state.at === "lost").length;
   return { adopted, lost, ended: unended.length - adopted - lost };
 }
@@ -83,7 +83,7 @@ async function adopt(table: Table, entry: Entry, kept: number | null): Promise<v
   if (kept === null) keepLeader(table, entry);
   const over = follow(table, entry, leader, tree);
   if (leader.exit !== null && (await tree.isEmpty())) await over;
-  else if (isLiving(entry)) takeUp(table, entry);
+  else if (hasTree(entry)) takeUp(table, entry);
 }
 
 /** Null when nothing can be known of it any more: it is of another boot, or was never seen to run. */
@@ -108,7 +108,7 @@ async function findLeader(table: Table, entry: Entry, kept: number | null): Prom
 /** It was to be started, and perhaps was: whoever bears its signs is of it, the oldest is its leader. */
 async function findNewborn(table: Table, entry: Entry): Promise<Leader | null> {
   const isOwn = ownOf(table, entry);
-  const bearers = (await scan()).filter((one) => isAlive(one) && isOwn(one));
+  const bearers = (await scan()).filter((one) => isLiving(one) && isOwn(one));
   const [oldest] = bearers.sort((a, b) => a.startTicks - b.startTicks || a.pid - b.pid);
   if (oldest === undefined) return null;
   const { pid } = oldest;

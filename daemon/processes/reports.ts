@@ -11,7 +11,7 @@ import {
 } from "../../client/wire.js";
 import {
   commandLine,
-  isLiving as isAlive,
+  isLiving,
   type Look,
   openLook,
   readStat,
@@ -25,7 +25,7 @@ import {
   type Entry,
   find,
   findLiving,
-  isLiving,
+  hasTree,
   type Living,
   statusOf,
   type Table,
@@ -94,7 +94,7 @@ export function reportNow(entry: Entry): Promise<Result<"status">> {
 }
 
 async function report(entry: Entry): Promise<Result<"status">> {
-  const members = isLiving(entry) ? await membersOf(entry) : [];
+  const members = hasTree(entry) ? await membersOf(entry) : [];
   return Object.assign(describe(entry), { members }); // a copy of so many fields takes a microsecond
 }
 
@@ -130,7 +130,7 @@ async function livingOf(
   for (const pid of pids) {
     await slice();
     const stat = readStat(pid, source.look);
-    if (stat !== null && isAlive(stat)) stats.push(stat);
+    if (stat !== null && isLiving(stat)) stats.push(stat);
   }
   return stats;
 }

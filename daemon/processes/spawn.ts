@@ -30,7 +30,7 @@ import {
   describe,
   type Entry,
   enter,
-  isLiving,
+  hasTree,
   keepLeader,
   nameKey,
   type Table,
@@ -229,7 +229,7 @@ async function untilOver(
     apply(table, entry, ...ended);
     // In a turn of its own: nothing is signalled where ends are reported.
     await new Promise(setImmediate);
-    if (entry.state.at === "draining" && entry.spec.strays === "end" && isLiving(entry)) {
+    if (entry.state.at === "draining" && entry.spec.strays === "end" && hasTree(entry)) {
       descend(table, entry, {});
     }
     await tree.emptied();

@@ -1,5 +1,5 @@
 // What is done to processes: terminate, signal, pause, resume. Each verb is one function on the table; how
-// trees are launched, ended and held together is told to the floors below, and who asks, over which
+// trees are launched, ended and held together is left to the floors below, and who asks, over which
 // door, is not known here.
 
 import {
@@ -28,7 +28,7 @@ import {
   describe,
   type Entry,
   findLiving,
-  isLiving,
+  hasTree,
   type Living,
   statusOf,
   type Table,
@@ -195,7 +195,7 @@ export async function resume(
  */
 export async function endAll(table: Table, wish: { force: boolean }): Promise<Survivor[]> {
   table.closing = true;
-  const ends = [...table.entries.values()].filter(isLiving).map(async (entry) => {
+  const ends = [...table.entries.values()].filter(hasTree).map(async (entry) => {
     return (await ask(table, entry, wish).outcome).survivors;
   });
   return (await Promise.all(ends)).flat();

@@ -123,7 +123,7 @@ export function find(table: Table, address: Address, viewer: Viewer): Entry {
 
 function findNumbered({ byPid }: Table, pid: number): Entry | undefined {
   const bearers = byPid.get(pid);
-  return bearers?.findLast(isLiving) ?? bearers?.at(-1);
+  return bearers?.findLast(hasTree) ?? bearers?.at(-1);
 }
 
 function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry | undefined {
@@ -139,14 +139,14 @@ function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry 
 /** As `find`, for whoever needs it alive: throws `already_terminated` with how it ended. */
 export function findLiving(table: Table, address: Address, viewer: Viewer): Living {
   const entry = find(table, address, viewer);
-  if (isLiving(entry)) return entry;
+  if (hasTree(entry)) return entry;
   const process = describe(entry);
   const which = process.pid === null ? `ID ${entry.id}` : `PID ${process.pid}`;
   throw new Refusal("already_terminated", `Process already terminated: ${which}`, { process });
 }
 
 /** True while something of it may live. */
-export function isLiving(entry: Entry): entry is Living {
+export function hasTree(entry: Entry): entry is Living {
   return entry.tree !== null;
 }
 

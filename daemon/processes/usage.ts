@@ -1,5 +1,5 @@
 // CPU and memory of processes, sampled only while somebody asks. The one caller of pidusage: its
-// history is global, so a second one would halve what the first sees (research/packages.md, 3).
+// history is global, so a second one would halve what the first sees.
 
 import pidusage from "pidusage";
 import { type Stat, TICK_MS } from "../kernel/procfs.js";

@@ -130,7 +130,7 @@ const FLUSH_MS = 500;
  * Writes straight to the descriptors, a turn later and at the latest at exit. A pipe or terminal
  * that stands still must not stop the daemon: it is reopened non-blocking, for our own copy only,
  * and lines wait in a bounded queue; what does not fit is dropped and counted. winston's own
- * transports lose queued lines at exit (research/packages.md, 4).
+ * transports lose queued lines at exit.
  */
 class StreamTransport extends Transport {
   private readonly out = streamSink(1);

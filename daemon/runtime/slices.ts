@@ -3,12 +3,7 @@
 
 const SLICE_MS = 0.2;
 
-/**
- * Whose work goes on in a later turn of the event loop: of those who wait in a lane, one in each turn. Calls
- * that are short, and those of who is within a share of the thread, wait for one long call, not for all of
- * them. A scan that ends depend on has a lane too, and so has what is made of it: however many calls wait, and
- * however many searches, it goes on as fast.
- */
+/** Whose work goes on in a later turn of the event loop: of those who wait in a lane, one in each turn. */
 const lanes: Record<Lane, (() => void)[]> = {
   short: [],
   modest: [],
@@ -17,7 +12,17 @@ const lanes: Record<Lane, (() => void)[]> = {
   searches: [],
 };
 
-export type Lane = "short" | "modest" | "calls" | "scans" | "searches";
+export type Lane =
+  /** Calls that are short: they wait for one long call, not for all of them. */
+  | "short"
+  /** Long ones of who is within a share of the thread. */
+  | "modest"
+  /** All others. */
+  | "calls"
+  /** A look at every process that an end depends on, */
+  | "scans"
+  /** and what is made of it: both go on as fast however many calls wait. */
+  | "searches";
 
 const queues = Object.values(lanes);
 let isDue = false;

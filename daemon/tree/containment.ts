@@ -21,8 +21,8 @@ export type Leader = {
 };
 
 /**
- * Who was there, how many of them a signal reached, and whom we were not permitted to signal. Who is
- * found and neither has ended since, perhaps by the end of another.
+ * Who was there, how many of them a signal reached, and whom we were not permitted to signal. Whoever was
+ * found, but neither reached nor refused, had ended by then.
  */
 export type Reach = { found: number[]; reached: number; refused: number[] };
 

@@ -1,5 +1,5 @@
-// The signs that members bear, tag and mark, and the look at every process for them. Which of them make
-// a member is told in found.ts and group.ts.
+// The signs that members bear, tag and mark, and the look at every process for them. Whom they make a
+// member is decided in group.ts, whom a stray in strays.ts.
 
 import { readLocksLimit } from "../kernel/native.js";
 import {
