@@ -4,7 +4,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { chmodSync, closeSync, copyFileSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok, throws } from "uvu/assert";
-import { readDurationMs } from "../client/arguments.js";
+import { readDurationMs } from "../client/cli/arguments.js";
 import { cliFile, documentOf, listenTo, runCli, setUp, sleep } from "./cli.js";
 import { scenario } from "./scenario.js";
 

@@ -6,6 +6,9 @@ import { realpathSync } from "node:fs";
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
+import { type Client, listAll, type Process } from "../client.js";
+import { version } from "../version.js";
+import { type Signal, statuses } from "../wire.js";
 import {
   oneOf,
   readCount,
@@ -16,7 +19,6 @@ import {
   readTarget,
   type Start,
 } from "./arguments.js";
-import { type Client, listAll, type Process } from "./client.js";
 import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import { type Common, findTarget, forEach, run, say } from "./outcome.js";
@@ -34,8 +36,6 @@ import {
   terminatedText,
   usageTable,
 } from "./print.js";
-import { version } from "./version.js";
-import { type Signal, statuses } from "./wire.js";
 
 const asJson = process.argv.includes("--json");
 

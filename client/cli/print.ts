@@ -2,7 +2,7 @@
 // for people, free of whatever control characters a command or a name may hold.
 
 import { constants } from "node:os";
-import { type Kind, type Process, Refusal, type Result, type Signal } from "./wire.js";
+import { type Kind, type Process, Refusal, type Result, type Signal } from "../wire.js";
 
 export const exitCodes = {
   /** What was typed does not fit. */

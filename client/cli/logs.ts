@@ -1,8 +1,8 @@
 // `procsup logs`: reading output to its end, and following it. Events only say that there is more;
 // what is printed comes by offset, so nothing is printed twice and nothing is missed.
 
-import type { Client } from "./client.js";
-import type { Address, Stream } from "./wire.js";
+import type { Client } from "../client.js";
+import type { Address, Stream } from "../wire.js";
 
 export type LogOptions = { json?: boolean; stream?: Stream; lines?: number; follow?: boolean };
 

@@ -1,10 +1,10 @@
 // A command's outcome: calls -> text or JSON -> exit code. Data goes to stdout, chatter and errors to
 // stderr; with --json stdout holds one JSON document and nothing else, errors included.
 
+import { type Client, connect, listAll } from "../client.js";
+import type { Address } from "../wire.js";
 import { isIdPrefix, readTarget } from "./arguments.js";
-import { type Client, connect, listAll } from "./client.js";
 import { codeOf, errorJson, errorText, jsonText } from "./print.js";
-import type { Address } from "./wire.js";
 
 /** What every command can be given. */
 export type Common = { json?: boolean; socket?: string };
