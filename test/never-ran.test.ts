@@ -6,12 +6,14 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
+  mkdirSync,
   openSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { equal, is } from "uvu/assert";
+import { equal, is, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { enterCgroup } from "../daemon/tree/gate.js";
@@ -52,9 +54,16 @@ for (const containment of containments)
       [{ command: ["/no/such/command"] }, "command", "ENOENT"],
       [{ command: [file("plain", "text", 0o644)] }, "command", "EACCES"],
       [{ command: [scene.folder] }, "command", "EACCES"],
+      [{ command: ["."] }, "command", "EACCES"],
+      [{ command: [`${file("fine", "#!/bin/sh\n", 0o755)}/`] }, "command", "ENOTDIR"],
+      [{ command: [`/${"x".repeat(300)}`] }, "command", "ENAMETOOLONG"],
       [{ command: ["true"], cwd: "/no/such/folder" }, "cwd", "ENOENT"],
       [{ command: ["true"], cwd: file("file", "", 0o644) }, "cwd", "ENOTDIR"],
       [{ command: [file("script", "#!/no/such/interpreter\n", 0o755)] }, "interpreter", "ENOENT"],
+      [{ command: [file("folder", "#!/tmp\n", 0o755)] }, "interpreter", "EACCES"],
+      [{ command: [file("closed", `#!${scene.folder}/plain\n`, 0o755)] }, "interpreter", "EACCES"],
+      [{ command: [file("bare", "#!", 0o755)] }, "interpreter", "EACCES"],
+      [{ command: [file("self", `#!${scene.folder}/self\n`, 0o755)] }, "interpreter", "ELOOP"],
       [{ command: ["true", "x".repeat(200_000)] }, "exec", "E2BIG"],
       [{ command: ["true"], env: { PATH: "/bin", BIG: "x".repeat(200_000) } }, "exec", "E2BIG"],
     ];
@@ -66,6 +75,42 @@ for (const containment of containments)
       const process = await client.status({ id: String(facts["id"]) });
       equal([process.status, process.pid, process.startedAt], ["failed", null, null]);
       equal(process.failure, { stage, errno });
+      ok(message.startsWith(`${errno}: `) && !/EACCES.*not (found|exist)/.test(message), message);
+    }
+  });
+
+const isTaken = "a command is found where the kernel finds it, however it is named";
+
+for (const containment of containments)
+  scenario(`${containment}: ${isTaken}`, async (scene) => {
+    const args = ["--containment", containment];
+    const client = await (await startDaemon(scene, { args })).connect();
+    const { folder } = scene;
+    const file = (name: string, interpreter: string) =>
+      writeFileSync(join(folder, name), `#!${interpreter}\necho "$0" "$@"\n`, { mode: 0o755 });
+    mkdirSync(join(folder, "far/off"), { recursive: true });
+    symlinkSync(join(folder, "far/off"), join(folder, "link"));
+    file("far/beside", "/bin/sh");
+    file("jörg", "/bin/sh");
+    symlinkSync("/bin/sh", join(folder, "größe"));
+    file("umlaut", `${folder}/größe`);
+    file("nothing", " ");
+    // The kernel goes through five interpreters, no more.
+    file("1", "/bin/sh");
+    for (const count of [2, 3, 4, 5]) file(`${count}`, `${folder}/${count - 1}`);
+    const cases: [string, string][] = [
+      ["link/../beside", "link/../beside\n"],
+      ["./jörg", "./jörg\n"],
+      ["./umlaut", "./umlaut\n"],
+      ["./nothing", "./nothing\n"],
+      ["umlaut", "umlaut\n"],
+      ["./5", `${[1, 2, 3, 4].map((count) => join(folder, `${count}`)).join(" ")} ./5\n`],
+    ];
+    for (const [command, said] of cases) {
+      const env = { PATH: ":/bin:/usr/bin" };
+      const { id } = await client.spawn({ command: [command], cwd: folder, env });
+      equal([(await client.wait({ id })).process.exitCode, command], [0, command]);
+      is((await client.logs({ id })).text, said);
     }
   });
 

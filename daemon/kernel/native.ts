@@ -34,9 +34,14 @@ export const pageBytes: number = libc.func("int getpagesize()")();
 
 const errnoNames = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
 
+/** `ENOENT` and the like. */
+export function errnoName(errno: number): string {
+  return errnoNames.get(errno) ?? `E${errno}`;
+}
+
 /** A failed call, as an Error that Node itself might have made. */
 export function failure(call: string, errno: number): Error {
-  const code = errnoNames.get(errno) ?? `E${errno}`;
+  const code = errnoName(errno);
   return Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
 }
 

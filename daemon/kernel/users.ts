@@ -4,7 +4,7 @@
 import { closeSync, openSync } from "node:fs";
 import { arch } from "node:process";
 import koffi from "koffi";
-import { check, libc, systemCall } from "./native.js";
+import { check, errnoName, libc, systemCall } from "./native.js";
 
 /** A user as at login. `groups` holds every group, the first one included. */
 export type Account = {
@@ -125,12 +125,14 @@ export function asUser<T>(account: Account | null, look: () => T): T {
 }
 
 /**
- * Whether this thread may execute a file, or enter a folder, by the credentials that count for paths;
- * access(2) would ask those of whoever started us. man 2 faccessat2.
+ * The errno with which the kernel would keep this thread from executing a file, or from entering a folder whose path
+ * ends in `/`, by the credentials that count for paths; null where it would not. access(2) would ask those of whoever
+ * started us. man 2 faccessat2.
  */
-export function mayExecute(path: string): boolean {
+export function whyNotExecute(path: string): string | null {
   const AT_FDCWD = -100;
   const X_OK = 1;
   const AT_EACCESS = 0x200;
-  return faccessat2Fn(AT_FDCWD, path, X_OK, AT_EACCESS) === 0;
+  const isAllowed = faccessat2Fn(AT_FDCWD, path, X_OK, AT_EACCESS) === 0;
+  return isAllowed ? null : errnoName(koffi.errno());
 }

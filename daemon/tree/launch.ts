@@ -1,10 +1,10 @@
 // The one way into life: a command becomes a detached leader with files for its output, or a failure
 // with stage and errno. It decides nothing about names, limits or what comes after.
 
-import { closeSync, constants, openSync, readSync, type Stats, statSync } from "node:fs";
-import { delimiter, resolve } from "node:path";
+import { closeSync, constants, openSync, readSync, statSync } from "node:fs";
+import { delimiter } from "node:path";
 import { type Image, posixSpawn } from "../kernel/native.js";
-import { type Account, asUser, mayExecute } from "../kernel/users.js";
+import { type Account, asUser, whyNotExecute } from "../kernel/users.js";
 import type { Stage } from "../life/state.js";
 import type { OutputFds } from "../output/output.js";
 import type { Leader, Place } from "./containment.js";
@@ -23,7 +23,7 @@ export type Command = {
 export type Failure = { ok: false; stage: Stage; errno: string; message: string };
 export type Launch = { ok: true; leader: Leader } | Failure;
 
-/** A command, and the file that is to be executed for it. */
+/** A command, and the file that is to be executed for it: a path that may be relative to its folder. */
 export type Program = { ok: true; command: Command; path: string };
 
 /** Stdin of every process, and its output where none is kept. */
@@ -31,14 +31,12 @@ const nowhere = openSync("/dev/null", "r+");
 
 /** The program of `command`, looked for as whoever is to run it: before anything is made for it. */
 export function findProgram(command: Command): Program | Failure {
-  const { account, cwd } = command;
   try {
-    return asUser(account, () => {
-      checkFolder(cwd);
-      return { ok: true, command, path: pathOf(command) };
-    });
+    return asUser(command.account, () => lookAt(command));
   } catch (error) {
-    return explain(command, error as NodeJS.ErrnoException);
+    // A root who may not change groups, in a namespace of a user's.
+    const { code: errno = "EUNKNOWN" } = error as NodeJS.ErrnoException;
+    return noRoom(errno) ?? failed("exec", errno, "cannot look at it as its user");
   }
 }
 
@@ -47,11 +45,12 @@ export function findProgram(command: Command): Program | Failure {
  * that is null. When it returns `ok`, exec has happened. On failure nothing runs.
  */
 export function launch(
-  { command, path }: Program,
+  program: Program,
   output: OutputFds,
   place: Place,
   tag: bigint | null,
 ): Launch {
+  const { command, path } = program;
   const [file = "", ...args] = command.command;
   const image: Image = {
     path,
@@ -64,7 +63,7 @@ export function launch(
     const start = () => startHeld(image, (one) => startAs(command.account, one, place));
     return { ok: true, leader: tag === null ? start() : withTag(tag, start) };
   } catch (error) {
-    return explain(command, error as NodeJS.ErrnoException);
+    return explain(program, error as NodeJS.ErrnoException);
   }
 }
 
@@ -104,53 +103,93 @@ function startAsExecvp(image: Image, spawn: (image: Image) => number): number {
 // --- before exec ------------------------------------------------------------------------------
 
 /**
- * The file that execvp would run, its interpreter looked at too: behind a cgroup's gate it would be
- * too late to say so. Throws ENOENT or EACCES. man 3 exec, man 2 execve.
+ * Whatever can be seen to be wrong: behind the gate it would be too late to say so, and the errno of exec is not
+ * told there. man 2 execve.
  */
-function pathOf(command: Command): string {
-  const path = candidates(command).find(isExecutable);
-  if (path === undefined) {
-    const code = candidates(command).some(exists) ? "EACCES" : "ENOENT";
-    throw Object.assign(new Error(code), { code });
-  }
-  const interpreter = interpreterOf(path);
-  if (interpreter !== null && !isFile(resolve(command.cwd, interpreter))) {
-    throw Object.assign(new Error("ENOENT"), { code: "ENOENT" });
-  }
-  return path;
+function lookAt(command: Command): Program | Failure {
+  const { cwd } = command;
+  const closed = whyNotExecute(`${cwd}/`);
+  if (closed !== null) return failed("cwd", closed, `cannot enter the working directory ${cwd}`);
+  const { path, errno } = findFile(command);
+  if (errno !== null)
+    return failed("command", errno, `${reasons[errno] ?? "cannot execute"}: ${path}`);
+  return lookAtInterpreters(path, cwd) ?? { ok: true, command, path };
 }
 
-function candidates({ command, cwd, env }: Command): string[] {
+const reasons: Readonly<Record<string, string>> = {
+  ENOENT: "command not found",
+  EACCES: "not an executable file, or out of reach",
+};
+
+/** The file that execvp would run, as it would name it; else what it would fail with. man 3 exec. */
+function findFile({ command, cwd, env }: Command): { path: string; errno: string | null } {
   const [file = ""] = command;
-  const path = env.get("PATH") ?? "/bin:/usr/bin";
-  const folders = file.includes("/") ? [""] : path.split(delimiter);
-  return folders.map((folder) => resolve(cwd, folder, file));
-}
-
-function statOf(path: string): Stats | undefined {
-  try {
-    return statSync(path, { throwIfNoEntry: false });
-  } catch {
-    return undefined; // not ours to see: execvp passes it over just so
+  if (file.includes("/")) return { path: file, errno: whyNotRun(file, cwd) };
+  let refused = { path: file, errno: "ENOENT" };
+  for (const folder of (env.get("PATH") ?? "/bin:/usr/bin").split(delimiter)) {
+    const path = folder === "" ? file : `${folder}/${file}`;
+    const errno = whyNotRun(path, cwd);
+    if (errno === null) return { path, errno };
+    if (errno !== "ENOENT" && errno !== "ENOTDIR") refused = { path, errno };
   }
+  return refused;
 }
 
-function exists(path: string): boolean {
-  return statOf(path) !== undefined;
+/** How many interpreters there may be, each the script of the next. Linux, fs/exec.c, exec_binprm. */
+const INTERPRETERS = 5;
+
+/** Null when nothing is wrong with what `#!` asks for, or nothing is asked for. */
+function lookAtInterpreters(path: string, cwd: string): Failure | null {
+  let script = path;
+  for (let count = 0; count <= INTERPRETERS; count++) {
+    const interpreter = interpreterOf(within(cwd, script));
+    if (interpreter === null) return null;
+    const errno = whyNotRun(interpreter, cwd);
+    if (errno !== null) return failedInterpreter(errno, script);
+    script = interpreter;
+  }
+  return failedInterpreter("ELOOP", path);
+}
+
+function failedInterpreter(errno: string, script: string): Failure {
+  const why = errno === "ENOENT" ? "does not exist" : "cannot be executed";
+  return failed("interpreter", errno, `the interpreter that ${script} asks for ${why}`);
+}
+
+/** The errno with which exec would refuse that file, whatever is in it; null where it would not. */
+function whyNotRun(path: string, cwd: string): string | null {
+  const absolute = within(cwd, path);
+  return whyNotExecute(absolute) ?? (isFile(absolute) ? null : "EACCES");
+}
+
+/** As the kernel takes it: `..` behind a link leads elsewhere than its text says, and a last `/` counts. */
+function within(cwd: string, path: string): string {
+  return path.startsWith("/") ? path : `${cwd}/${path}`;
 }
 
 function isFile(path: string): boolean {
-  return statOf(path)?.isFile() === true;
+  try {
+    return statSync(path).isFile();
+  } catch {
+    return false; // gone since
+  }
 }
 
-function isExecutable(path: string): boolean {
-  return isFile(path) && mayExecute(path);
-}
-
+/** As much of a file as the kernel looks at. include/uapi/linux/binfmts.h, BINPRM_BUF_SIZE. */
 const header = Buffer.alloc(256);
 
-/** What `#!` asks for; null for everything that is no such script, or may be run but not read. */
+/**
+ * What `#!` asks for, which may be nothing (the kernel takes that for the working directory); null for
+ * everything that is no such script, or may be run but not read. Linux, fs/binfmt_script.c.
+ */
 function interpreterOf(path: string): string | null {
+  const text = readHeader(path)?.padEnd(header.length, "\0");
+  const [found, name = ""] = /^#![ \t]*(?:([^ \t\n\0]+)[ \t\n\0]|\0)/.exec(text ?? "") ?? [];
+  return found === undefined ? null : Buffer.from(name, "latin1").toString();
+}
+
+/** A character for each byte; null for what may be run but not read. */
+function readHeader(path: string): string | null {
   let fd: number;
   try {
     // Whoever owns the file may hold a lease on it, or put a FIFO in its place: nobody waits for them.
@@ -159,8 +198,7 @@ function interpreterOf(path: string): string | null {
     return null; // executable but not to be read now: the kernel will say
   }
   try {
-    const text = header.toString("latin1", 0, readSync(fd, header, 0, header.length, 0));
-    return /^#![ \t]*([^ \t\n\0]+)/.exec(text)?.[1] ?? null;
+    return header.toString("latin1", 0, readSync(fd, header, 0, header.length, 0));
   } finally {
     closeSync(fd);
   }
@@ -169,49 +207,28 @@ function interpreterOf(path: string): string | null {
 // --- why not ----------------------------------------------------------------------------------
 
 /** Name the stage of a failed start: the errno alone does not say which file was meant. */
-function explain(command: Command, { code: errno = "EUNKNOWN" }: NodeJS.ErrnoException): Failure {
-  try {
-    return asUser(command.account, () => explainAs(command, errno));
-  } catch {
-    // Then that was the reason as well: a root who may not change groups, in a namespace of a user's.
-    return { ok: false, stage: "exec", errno, message: `${errno}: cannot become the user` };
-  }
-}
-
-function explainAs(command: Command, errno: string): Failure {
-  const [file = ""] = command.command;
-  const failed = (stage: Stage, message: string): Failure => ({ ok: false, stage, errno, message });
+function explain(
+  { command, path }: Program,
+  { code: errno = "EUNKNOWN" }: NodeJS.ErrnoException,
+): Failure {
   const full = noRoom(errno);
   if (full !== null) return full;
   if (errno === "E2BIG") {
-    return failed("exec", "E2BIG: arguments and environment are too long for the kernel");
+    return failed("exec", errno, "arguments and environment are too long for the kernel");
   }
-  if (!isReachableFolder(command.cwd)) {
-    return failed("cwd", `${errno}: cannot enter the working directory ${command.cwd}`);
-  }
-  const found = candidates(command).find(isFile);
-  if (found === undefined) return failed("command", `${errno}: command not found: ${file}`);
-  if (errno === "ENOENT") {
-    return failed("interpreter", `ENOENT: the interpreter that ${found} asks for does not exist`);
-  }
-  if (errno === "EACCES") return failed("command", `EACCES: not an executable file: ${found}`);
-  return failed("exec", `${errno}: cannot execute ${found}`);
+  // Whatever was there a moment ago may be gone.
+  const now = findProgram(command);
+  if (!now.ok) return now;
+  if (errno === "ENOENT") return failedInterpreter(errno, path);
+  return failed("exec", errno, `cannot execute ${path}`);
 }
 
 /** The failure that a system at its limits is, whatever ran into them; null for any other errno. */
 export function noRoom(errno: string): Failure | null {
   if (!["EAGAIN", "EMFILE", "ENFILE", "ENOMEM"].includes(errno)) return null;
-  const message = `${errno}: the system has no room for another process`;
-  return { ok: false, stage: "fork", errno, message };
+  return failed("fork", errno, "the system has no room for another process");
 }
 
-function isReachableFolder(path: string): boolean {
-  return statOf(path)?.isDirectory() === true && mayExecute(path);
-}
-
-/** Behind the gate it would be too late to say so. Throws as chdir(2) does. */
-function checkFolder(path: string): void {
-  if (isReachableFolder(path)) return;
-  const code = statSync(path).isDirectory() ? "EACCES" : "ENOTDIR";
-  throw Object.assign(new Error(code), { code });
+function failed(stage: Stage, errno: string, what: string): Failure {
+  return { ok: false, stage, errno, message: `${errno}: ${what}` };
 }
