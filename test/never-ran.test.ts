@@ -31,6 +31,9 @@ async function refusedSpawn(client: Client, params: Parameters<Client["spawn"]>[
   throw new Error("expected a refusal");
 }
 
+/** Begins as a program does, and holds what a shell would take for a command. */
+const foreign = "\x7fELF\0;\necho run by a shell\n";
+
 const isNamed = "every way a spawn can fail is named by stage and errno";
 
 for (const containment of containments)
@@ -67,8 +70,11 @@ for (const containment of containments)
       [{ command: ["true", "x".repeat(200_000)] }, "exec", "E2BIG"],
       [{ command: ["true"], env: { PATH: "/bin", BIG: "x".repeat(200_000) } }, "exec", "E2BIG"],
     ];
-    // Behind the gate of a cgroup only exec itself can find this out: told afterwards, see below.
-    if (containment === "group") cases.push([{ command: [busy] }, "exec", "ETXTBSY"]);
+    // Behind the gate of a cgroup only exec itself can find these out: told afterwards, see below.
+    if (containment === "group") {
+      cases.push([{ command: [busy] }, "exec", "ETXTBSY"]);
+      cases.push([{ command: [file("foreign", foreign, 0o755)] }, "exec", "ENOEXEC"]);
+    }
     for (const [params, stage, errno] of cases) {
       const { kind, facts, message } = await refusedSpawn(client, params);
       equal([kind, facts["stage"], facts["errno"]], ["spawn_failed", stage, errno], message);
@@ -122,13 +128,17 @@ if (containments.includes("cgroup")) {
     copyFileSync("/bin/true", busy);
     chmodSync(busy, 0o755);
     const writer = openSync(busy, "r+");
-    const { id, pid } = await client.spawn({ command: [busy] });
-    const { ended, process } = await client.wait({ id });
-    closeSync(writer);
-    equal(
-      { ended, status: process.status, failure: process.failure, pid: process.pid },
-      { ended: true, status: "failed", failure: { stage: "exec", errno: "EUNKNOWN" }, pid },
-    );
+    scene.after(() => closeSync(writer));
+    const odd = join(scene.folder, "foreign");
+    writeFileSync(odd, foreign, { mode: 0o755 });
+    for (const command of [busy, odd]) {
+      const { id, pid } = await client.spawn({ command: [command] });
+      const { ended, process } = await client.wait({ id });
+      equal(
+        { ended, status: process.status, failure: process.failure, pid: process.pid },
+        { ended: true, status: "failed", failure: { stage: "exec", errno: "EUNKNOWN" }, pid },
+      );
+    }
     // The same codes of a command that did run are its own.
     for (const code of [125, 126, 127]) {
       const own = await client.spawn({ command: ["sh", "-c", `exit ${code}`] });

@@ -94,7 +94,8 @@ function startAsExecvp(image: Image, spawn: (image: Image) => number): number {
   try {
     return spawn(image);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOEXEC") throw error;
+    const isNoProgram = (error as NodeJS.ErrnoException).code === "ENOEXEC";
+    if (!isNoProgram || isBinary(within(image.cwd, image.path))) throw error;
     const [, ...args] = image.argv;
     return spawn({ ...image, path: "/bin/sh", argv: ["sh", image.path, ...args] });
   }
@@ -111,8 +112,9 @@ function lookAt(command: Command): Program | Failure {
   const closed = whyNotExecute(`${cwd}/`);
   if (closed !== null) return failed("cwd", closed, `cannot enter the working directory ${cwd}`);
   const { path, errno } = findFile(command);
-  if (errno !== null)
+  if (errno !== null) {
     return failed("command", errno, `${reasons[errno] ?? "cannot execute"}: ${path}`);
+  }
   return lookAtInterpreters(path, cwd) ?? { ok: true, command, path };
 }
 
@@ -186,6 +188,11 @@ function interpreterOf(path: string): string | null {
   const text = readHeader(path)?.padEnd(header.length, "\0");
   const [found, name = ""] = /^#![ \t]*(?:([^ \t\n\0]+)[ \t\n\0]|\0)/.exec(text ?? "") ?? [];
   return found === undefined ? null : Buffer.from(name, "latin1").toString();
+}
+
+/** No text for a shell, as shells have it: a NUL in its first line. POSIX, 2.9.1. */
+function isBinary(path: string): boolean {
+  return /^[^\n]*\0/.test(readHeader(path) ?? "");
 }
 
 /** A character for each byte; null for what may be run but not read. */
