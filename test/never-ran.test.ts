@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { equal, is, ok } from "uvu/assert";
+import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { enterCgroup } from "../daemon/tree/gate.js";
@@ -33,6 +33,9 @@ async function refusedSpawn(client: Client, params: Parameters<Client["spawn"]>[
 
 /** Begins as a program does, and holds what a shell would take for a command. */
 const foreign = "\x7fELF\0;\necho run by a shell\n";
+
+/** What a shell that cannot become a command says, after its name. */
+const sayingWhy = /^procsup: .*\/(busy|foreign): ./;
 
 const isNamed = "every way a spawn can fail is named by stage and errno";
 
@@ -138,6 +141,7 @@ if (containments.includes("cgroup")) {
         { ended, status: process.status, failure: process.failure, pid: process.pid },
         { ended: true, status: "failed", failure: { stage: "exec", errno: "EUNKNOWN" }, pid },
       );
+      match((await client.logs({ id, stream: "stderr" })).text, sayingWhy);
     }
     // The same codes of a command that did run are its own.
     for (const code of [125, 126, 127]) {

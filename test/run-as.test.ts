@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
+import type { Process } from "../client/wire.js";
 import { containments } from "./cage.js";
 import { groupOf, outcome, output, overLines, people, startForAll } from "./people.js";
 import { scenario, skipped } from "./scenario.js";
@@ -99,6 +100,19 @@ function play(containment: string): void {
       await run(["sh", "-c", "echo /proc/self/fd/*"]),
       "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n",
     );
+  });
+
+  scenario(`${containment}: what cannot become its caller's command says so`, async (scene) => {
+    const daemon = await startForAll(scene, containment);
+    const owner = await overLines(scene, daemon, "owner");
+    const foreign = join(scene.folder, "foreign");
+    writeFileSync(foreign, "\x7fELF\0", { mode: 0o755 });
+    const { result } = await owner.ask("spawn", { command: [foreign] });
+    const id = result?.["id"];
+    const ended = (await owner.ask("wait", { id })).result?.["process"] as Process;
+    equal(ended.failure, { stage: "exec", errno: "EUNKNOWN" });
+    const words = (await owner.ask("logs", { id, stream: "stderr" })).result?.["text"];
+    match(String(words), /^procsup: .*\/foreign: ./);
   });
 
   scenario(`${containment}: a caller gains nothing by what the daemon may do`, async (scene) => {

@@ -12,7 +12,10 @@ import type { Account } from "../kernel/users.js";
  */
 export const GATE = "procsup-gate";
 
-const script = `{ printf ${GATE} >/proc/self/comm && echo 0 >"$0"; } || exit 125; exec "$@"`;
+/** Its $0: what its words in the stderr of the process begin with, when it cannot become the command. */
+const SPEAKER = "procsup";
+
+const script = `{ printf ${GATE} >/proc/self/comm && echo 0 >"$1"; } || exit 125; shift; exec "$@"`;
 
 /** Names that no shell holds as variables: it would drop them. POSIX, 2.5. */
 const isName = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -28,15 +31,15 @@ export function enterCgroup(procs: string, image: Image): Image {
   return {
     ...image,
     path: "/bin/sh",
-    argv: ["sh", "-c", `${clean}${script}`, procs, ...byEnv, ...image.argv],
+    argv: ["sh", "-c", `${clean}${script}`, SPEAKER, procs, ...byEnv, ...image.argv],
     env: direct,
   };
 }
 
 const SETPRIV = "/usr/bin/setpriv";
 /** After the descent: everything by the user's own rights, the working directory first. */
-const asUserScript = `printf ${GATE} >/proc/self/comm; CDPATH= cd -P -- "$0" || exit 125
-eval "$(/bin/cat <&3)"; exec 3<&-;`;
+const asUserScript = `printf ${GATE} >/proc/self/comm; CDPATH= cd -P -- "$1" || exit 125
+shift; eval "$(/bin/cat <&3)"; exec 3<&-;`;
 
 /**
  * The same image as another user, with that user's groups, no capability and no way to gain one. Until
@@ -54,7 +57,7 @@ export function becomeUser(image: Image, { uid, gid, groups }: Account): Image {
     "--bounding-set=-all",
     "--no-new-privs",
   ];
-  const shell = ["/bin/sh", "-c", `${asUserScript} ${clean}exec "$@"`, image.cwd];
+  const shell = ["/bin/sh", "-c", `${asUserScript} ${clean}exec "$@"`, SPEAKER, image.cwd];
   return {
     path: SETPRIV,
     argv: ["setpriv", ...descent, "--", ...shell, ...byEnv, ...image.argv],
