@@ -53,6 +53,7 @@ scenario(
 /** What a shell would drop, change, obey or add, beside what everybody has. */
 const environments: Record<string, string>[] = [
   { PATH: "/bin:/usr/bin", "foo.bar": "odd", EMPTY: "", UMLAUT: "ä", "A-B": "=", LINES_: "a\nb" },
+  { PATH: "/bin:/usr/bin", "-i": "an option of env(1)", "-u": "PATH" },
   { PATH: "/bin:/usr/bin", PWD: "/elsewhere", OLDPWD: "/", IFS: "x", PS4: "+", OPTIND: "7" },
   { PATH: "/bin:/usr/bin", PPID: "3", SHELLOPTS: "noexec", BASH_ENV: "/x", ENV: "/x", _: "_" },
 ];

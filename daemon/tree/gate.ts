@@ -87,6 +87,6 @@ function throughShell(image: Image): { direct: string[]; byEnv: string[]; clean:
   const missing = added.filter((name) => !given.has(name));
   const clean = missing.length === 0 ? "" : `unset ${missing.join(" ")}; `;
   // env(1) sets what the shell cannot. Only those variables are seen in its arguments, and briefly.
-  const byEnv = aside.length === 0 ? [] : ["/usr/bin/env", ...aside];
+  const byEnv = aside.length === 0 ? [] : ["/usr/bin/env", "--", ...aside];
   return { direct, byEnv, clean };
 }
