@@ -79,6 +79,17 @@ for (const containment of containments) {
   });
 }
 
+scenario("a process has marks of its own, whatever its caller hands on", async (scene) => {
+  const daemon = await visitDaemon(scene);
+  const client = await daemon.connect();
+  const others = { PROCSUP_ID: "p000000000000", PROCSUP_NAME: "web", PROCSUP_SOCKET: "/other" };
+  const env = { PATH: "/bin:/usr/bin", ...others };
+  const text = await outputOf(client, { command: ["env"], env });
+  const marks = text.split("\n").filter((line) => line.startsWith("PROCSUP_"));
+  const [{ id } = { id: "" }] = (await client.list({ all: true })).processes.slice(-1);
+  equal(marks.sort(), [`PROCSUP_ID=${id}`, `PROCSUP_SOCKET=${daemon.socket}`]);
+});
+
 scenario("without env and cwd it gets those of its user at login, and /", async (scene) => {
   const daemon = await startDaemon(scene, { env: { OF_THE_DAEMON: "1" } });
   const raw = await daemon.raw();

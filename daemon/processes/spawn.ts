@@ -77,7 +77,7 @@ export function spawn(
   enter(table, entry);
   if (errno !== null) throw fail(table, entry, unrecorded(errno));
 
-  const env = environment(marks(table, entry), params.env ?? defaults);
+  const env = environment(table, entry, params.env ?? defaults);
   const started = start(table, entry, params.output, { command, cwd, env, account });
   if (!started.ok) throw fail(table, entry, started);
   begin(table, entry, started);
@@ -123,21 +123,24 @@ function mintId(table: Table): string {
   }
 }
 
-function marks(table: Table, { id, spec }: Entry): Record<string, string> {
-  const mark = { PROCSUP_ID: id, PROCSUP_SOCKET: table.socket };
-  return spec.name === null ? mark : { ...mark, PROCSUP_NAME: spec.name };
-}
+/** Ours, whatever is given: a caller that is a process of ours hands on its own, a name too. */
+const isMark = /^PROCSUP_(ID|NAME|SOCKET)$/;
 
 /**
  * The marks come first: a long environment is searched only so far. A map, since objects of ever other
  * keys cost V8 kilobytes each.
  */
 function environment(
-  own: Readonly<Record<string, string>>,
+  { socket }: Table,
+  { id, spec }: Entry,
   given: Readonly<Record<string, string>>,
 ): Map<string, string> {
-  const all = new Map(Object.entries(own));
-  for (const [name, value] of Object.entries(given)) if (!all.has(name)) all.set(name, value);
+  const all = new Map([
+    ["PROCSUP_ID", id],
+    ["PROCSUP_SOCKET", socket],
+  ]);
+  if (spec.name !== null) all.set("PROCSUP_NAME", spec.name);
+  for (const [name, value] of Object.entries(given)) if (!isMark.test(name)) all.set(name, value);
   return all;
 }
 
