@@ -36,9 +36,22 @@ export const name = v.pipe(
   v.check((input) => !idPattern.test(input), "must not look like an id"),
 );
 
-export const envKey = v.pipe(
+const envKey = v.pipe(
   text,
   v.check((key) => key !== "" && !key.includes("="), "names must be non-empty and without ="),
+);
+/** Names that `v.record` passes over without a word. */
+const unheard = ["__proto__", "constructor", "prototype"];
+/** Checked before `v.record` makes an object of its own of it; so its JSON Schema is told apart. */
+export const env = v.pipe(
+  v.custom<Record<string, string>>(() => true),
+  v.metadata({ type: "object", additionalProperties: { type: "string" } }),
+  v.check((input) => !Array.isArray(input), "must be an object, not an array"),
+  v.check(
+    (input) => !unheard.some((key) => Object.hasOwn(Object(input), key)),
+    `must not hold ${unheard.join(", ")}`,
+  ),
+  v.record(envKey, text),
 );
 export const command = v.pipe(
   v.array(text),

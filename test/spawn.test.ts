@@ -130,6 +130,7 @@ scenario("a living name is taken, an ended one is free", async (scene) => {
 
 scenario("params are strict: the error names the field and what would do", async (scene) => {
   const { ask } = await (await visitDaemon(scene)).raw();
+  const own = (key: string): unknown => JSON.parse(`{"A":"1","${key}":"1"}`);
   const cases: [string, unknown, RegExp][] = [
     ["spawn", {}, /^spawn: command: is missing$/],
     ["spawn", { command: [] }, /command: /],
@@ -142,6 +143,11 @@ scenario("params are strict: the error names the field and what would do", async
     ["spawn", { command: ["true"], cwd: "here" }, /cwd: must be an absolute path/],
     ["spawn", { command: ["true"], env: { "A=B": "1" } }, /env\.A=B: /],
     ["spawn", { command: ["true"], env: { A: 1 } }, /env\.A: expected string/],
+    ["spawn", { command: ["true"], env: [] }, /env: must be an object, not an array$/],
+    ["spawn", { command: ["true"], env: "A=1" }, /env: expected Object/],
+    ["spawn", { command: ["true"], env: own("__proto__") }, /env: must not hold __proto__, /],
+    ["spawn", { command: ["true"], env: own("constructor") }, /env: must not hold .*constructor/],
+    ["spawn", { command: ["true"], env: own("prototype") }, /env: must not hold .*prototype/],
     ["spawn", { command: ["true"], nam: "x" }, /unknown field nam; known: command, name, /],
     ["spawn", { command: ["true"], name: "9lives" }, /name: must start with a letter/],
     ["spawn", { command: ["true"], graceMs: 1.5 }, /graceMs: /],
