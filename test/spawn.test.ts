@@ -113,6 +113,15 @@ scenario("the command is leader of a session and group of its own", async (scene
   equal([pgrp, session], [pid, pid]);
 });
 
+scenario("the signal that ended it has its usual name", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  for (const signal of ["SIGABRT", "SIGIO", "SIGTERM"]) {
+    const command = ["sh", "-c", `ulimit -c 0; kill -${signal.slice(3)} $$`];
+    const { id } = await client.spawn({ command });
+    is((await client.wait({ id })).process.signal, signal);
+  }
+});
+
 scenario("a living name is taken, an ended one is free", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const first = await client.spawn({ command: ["sleep", "1000"], name: "web" });

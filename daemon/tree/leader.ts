@@ -5,7 +5,7 @@
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { setTimeout as pause } from "node:timers/promises";
-import type { Signal } from "../../client/wire.js";
+import { signals } from "../../client/wire.js";
 import { type Ended, fromWaitStatus, pidfdEnded, waitEnded } from "../kernel/native.js";
 import { hold, isUnreaped, watchEnd } from "../kernel/pidfd.js";
 import { isLiving, isShown, readStat } from "../kernel/procfs.js";
@@ -113,9 +113,8 @@ function isGateFailure(ended: Ended | null): boolean {
   return ended?.by === "code" && ended.code >= 125 && ended.code <= 127;
 }
 
-const signalNames = new Map(
-  Object.entries(constants.signals).map(([name, number]) => [number, name as Signal]),
-);
+/** Of two names for one number (SIGABRT, SIGIOT) the first is the usual one, so it is entered last. */
+const signalNames = new Map([...signals].reverse().map((name) => [constants.signals[name], name]));
 
 /** A real-time signal has no name on the wire: that end is told as unknown rather than wrongly. */
 function exitOf(ended: Ended | null): Exit {
