@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import { equal, is, match } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
-import { call, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { call, crash, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 /** The stdout of a command that ends by itself. */
@@ -111,6 +111,29 @@ scenario("the command is leader of a session and group of its own", async (scene
   const text = await outputOf(client, { command: ["sh", "-c", "cut -d' ' -f1,5,6 /proc/$$/stat"] });
   const [pid, pgrp, session] = text.trim().split(" ");
   equal([pgrp, session], [pid, pid]);
+});
+
+scenario("no two that live have the same tag, not even after a crash", async (scene) => {
+  const dice = join(scene.folder, "dice.cjs");
+  // The first three ids of each daemon would end alike, which is all that tags hold of them.
+  const loaded = `const crypto = require("node:crypto"), fair = crypto.randomUUID; let left = 3;
+    crypto.randomUUID = () => (left-- > 0 ? fair().slice(0, -8) + "00000001" : fair());`;
+  writeFileSync(dice, loaded);
+  const options = { args: ["--containment", "group"], env: { NODE_OPTIONS: `--require ${dice}` } };
+  const first = await startDaemon(scene, options);
+  const client = await first.connect();
+  const one = await client.spawn({ command: ["sleep", "1000"] });
+  const two = await client.spawn({ command: ["sleep", "1000"] });
+  await crash(first);
+  const second = await (await startDaemon(scene, options)).connect();
+  const three = await second.spawn({ command: ["sleep", "1000"] });
+  const ends = [one, two, three].map(({ id }) => id.slice(-8));
+  equal([ends[0], new Set(ends).size], ["00000001", 3]);
+  is((await second.terminate({ id: one.id })).ended, 1);
+  equal(
+    [two, three].map(({ pid }) => isAlive(pid ?? 0)),
+    [true, true],
+  );
 });
 
 scenario("the signal that ended it has its usual name", async (scene) => {

@@ -20,7 +20,7 @@ import {
   launch,
   noRoom,
 } from "../tree/launch.js";
-import { tagFor } from "../tree/tag.js";
+import { bearTag, isBorne, shedTag, tagFor } from "../tree/tag.js";
 import { takeSpawn, type Viewer } from "./access.js";
 import { descend } from "./supervisor.js";
 import {
@@ -115,11 +115,14 @@ function admit(table: Table, viewer: Viewer, name: string | null): void {
   takeSpawn(table.takings, viewer);
 }
 
-/** 48 random bits: the last of a UUID, which Node makes many of at once. RFC 9562, 5.4. */
-function mintId(table: Table): string {
+/**
+ * 48 random bits: the last of a UUID, which Node makes many of at once. RFC 9562, 5.4. A tag holds 32
+ * of them: two trees that live and bear the same would be one.
+ */
+function mintId({ entries, tags }: Table): string {
   for (;;) {
     const id = `p${randomUUID().slice(-12)}`;
-    if (!table.entries.has(id)) return id;
+    if (!entries.has(id) && !isBorne(tags, id)) return id;
   }
 }
 
@@ -219,6 +222,7 @@ async function untilOver(
   leader: Leader,
   tree: Containment,
 ): Promise<void> {
+  bearTag(table.tags, entry.id);
   await leader.exited;
   const nowMs = Date.now();
   const isOver = await tree.isEmpty();
@@ -238,6 +242,7 @@ async function untilOver(
     await tree.emptied();
     apply(table, entry, { on: "emptied", nowMs: Date.now() });
   }
+  shedTag(table.tags, entry.id);
 }
 
 /** Its leader's end, unless that was on record before. */

@@ -9,16 +9,22 @@ const NONE = 0xffff_ffff_ffff_ffffn;
 const ID_BITS = 32n;
 
 /** The tags of one daemon: `key` tells them from those of every other daemon on the machine. */
-export type Tags = { readonly key: number; readonly inForce: boolean };
+export type Tags = {
+  readonly key: number;
+  readonly inForce: boolean;
+  /** Those of the trees that live. */
+  readonly borne: Set<bigint>;
+};
 
 /** `key` has 31 bits, not all zero. Not in force where the hard limit leaves no room for tags. */
 export function createTags(key: number): Tags {
+  const borne = new Set<bigint>();
   try {
     withTag(tagOf(key, "pffffffffffff"), () => undefined);
-    return { key, inForce: true };
+    return { key, inForce: true, borne };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EINVAL") throw error;
-    return { key, inForce: false };
+    return { key, inForce: false, borne };
   }
 }
 
@@ -30,6 +36,21 @@ function tagOf(key: number, id: string): bigint {
 /** What every process of that id bears; null where no tags are in force. */
 export function tagFor(tags: Tags, id: string): bigint | null {
   return tags.inForce ? tagOf(tags.key, id) : null;
+}
+
+/** A tree of that id lives, until `shedTag`. */
+export function bearTag({ key, borne }: Tags, id: string): void {
+  borne.add(tagOf(key, id));
+}
+
+/** Nothing of it lives any more: its tag may be another's. */
+export function shedTag({ key, borne }: Tags, id: string): void {
+  borne.delete(tagOf(key, id));
+}
+
+/** True for an id whose tag a living tree bears, perhaps that of another id with the same end. */
+export function isBorne({ key, borne }: Tags, id: string): boolean {
+  return borne.has(tagOf(key, id));
 }
 
 /** True for a tag of this daemon, whatever the process. */
