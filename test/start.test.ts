@@ -1,0 +1,82 @@
+// What a daemon meets when it starts: a machine that has no room, and places that it cannot have. Either it
+// starts, or it says why in a sentence and leaves nothing behind.
+
+import { spawnSync } from "node:child_process";
+import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { equal, is } from "uvu/assert";
+import { crash, startDaemon } from "./daemon.js";
+import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+
+const isRoot = process.getuid?.() === 0;
+
+function run(...argv: string[]): void {
+  const [file = "", ...args] = argv;
+  const { status, stderr } = spawnSync(file, args, { encoding: "utf8" });
+  if (status !== 0) throw new Error(`${argv.join(" ")}: ${stderr}`);
+}
+
+// --- no room ------------------------------------------------------------------------------------
+
+/** A state directory on a file system of its own. */
+function smallDisk(scene: Scene): string {
+  const folder = join(scene.folder, "small");
+  mkdirSync(folder, { mode: 0o700 });
+  run("mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=64,mode=700", "tmpfs", folder);
+  scene.after(() => run("umount", "--lazy", folder));
+  return folder;
+}
+
+/** Do something until the file system has no room for it any more. */
+function untilFull(more: () => void): void {
+  try {
+    for (;;) more();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+  }
+}
+
+const fills: Record<string, (folder: string) => void> = {
+  block(folder) {
+    for (const bytes of [65536, 4096]) {
+      untilFull(() => appendFileSync(join(folder, "ballast"), Buffer.alloc(bytes)));
+    }
+  },
+  inode(folder) {
+    mkdirSync(join(folder, "ballast"));
+    let count = 0;
+    untilFull(() => writeFileSync(join(folder, "ballast", String(count++)), ""));
+  },
+};
+
+for (const [what, fill] of Object.entries(fills)) {
+  const name = `on a disk without a free ${what} a daemon starts, adopts, and ends what runs`;
+  if (!isRoot) {
+    skipped(name, "needs root, to mount a file system of its own");
+    continue;
+  }
+  scenario(name, async (scene) => {
+    const state = smallDisk(scene);
+    const first = await startDaemon(scene, { state });
+    const before = await first.connect();
+    const two = [1, 2].map(() => before.spawn({ command: ["sleep", "1000"] }));
+    const [ended, kept] = await Promise.all(two);
+    fill(state);
+    await crash(first);
+    const second = await startDaemon(scene, { state });
+    const client = await second.connect();
+    is((await client.status({ id: String(kept?.id) })).members.length, 1);
+    is((await client.terminate({ id: String(ended?.id) })).success, true);
+    is(isAlive(Number(ended?.pid)), false);
+    rmSync(join(state, "ballast"), { recursive: true });
+    const spawn = () => client.spawn({ command: ["true"] }).catch(() => null);
+    const young = await until("it passes", spawn);
+    await client.wait({ id: young.id });
+    await crash(second);
+    const later = await (await startDaemon(scene, { state })).connect();
+    const statuses = [kept, ended, young].map(async (one) => {
+      return (await later.status({ id: String(one?.id) })).status;
+    });
+    equal(await Promise.all(statuses), ["running", "terminated", "exited"]);
+  });
+}
