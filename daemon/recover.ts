@@ -3,8 +3,9 @@
 
 import { join } from "node:path";
 import { idPattern } from "../client/wire.js";
+import { makeFolder } from "./kernel/files.js";
 import { openJournal, type Read, readJournal, tidyUp } from "./life/journal.js";
-import { makeFolder, openOutputFolder, sweepOutput } from "./output/output.js";
+import { openOutputFolder, sweepOutput } from "./output/output.js";
 import { adoptAll, type Kept } from "./processes/adopt.js";
 import {
   createTable,
@@ -45,7 +46,7 @@ export async function openTable(parts: Parts): Promise<{ table: Table; why: stri
   const read = readJournal(path);
   const reclaim = () => {
     reclaimState(state, key);
-    makeFolder(folder);
+    makeFolder(folder, 0o700);
   };
   const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
   const table = createTable(

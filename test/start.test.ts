@@ -4,8 +4,8 @@
 import { spawnSync } from "node:child_process";
 import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { equal, is } from "uvu/assert";
-import { crash, startDaemon } from "./daemon.js";
+import { equal, is, match } from "uvu/assert";
+import { crash, launchDaemon, type StartOptions, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
 const isRoot = process.getuid?.() === 0;
@@ -80,3 +80,19 @@ for (const [what, fill] of Object.entries(fills)) {
     equal(await Promise.all(statuses), ["running", "terminated", "exited"]);
   });
 }
+
+// --- places that cannot be had ------------------------------------------------------------------
+
+/** It does not start, and says no more than such a sentence. */
+async function refuses(scene: Scene, sentence: RegExp, options: StartOptions): Promise<void> {
+  const daemon = launchDaemon(scene, options);
+  is(await daemon.exited, 78);
+  await until("it says why", () => daemon.log.length > 0);
+  match(daemon.log.join("\n"), sentence);
+}
+
+scenario("where no folder can be made, that is said", async (scene) => {
+  const state = "/proc/procsup/state";
+  const sentence = /^procsupd: cannot use the state directory: ENOENT.*; choose one with --state$/;
+  await refuses(scene, sentence, { state });
+});

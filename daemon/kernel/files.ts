@@ -1,8 +1,25 @@
-// Files as Node does not know them: holes, and news of growth without a watcher for each.
+// Files as Node does not know them: folders in places where none can be made, holes, and news of growth without a watcher
+// for each.
 
+import { existsSync, mkdirSync } from "node:fs";
 import { constants } from "node:os";
+import { dirname } from "node:path";
 import koffi from "koffi";
 import { check, failure, libc } from "./native.js";
+
+/**
+ * Make a folder and those above it, as far as they are missing. Node's own way goes on for ever where mkdir(2)
+ * says ENOENT below a folder that is there, as in /proc.
+ */
+export function makeFolder(path: string, mode: number): void {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path), mode);
+  try {
+    mkdirSync(path, mode);
+  } catch (error) {
+    if (!existsSync(path)) throw error; // somebody else may have made it meanwhile
+  }
+}
 
 // --- holes in files ---------------------------------------------------------------------------
 

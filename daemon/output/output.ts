@@ -1,11 +1,11 @@
 // The output of processes: files that the children themselves append to. Output never passes through
 // the daemon on its way to disk. What lies in a file is reading.ts's, how much of it cap.ts's.
 
-import { closeSync, fchownSync, mkdirSync, openSync, watch } from "node:fs";
+import { closeSync, fchownSync, openSync, watch } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { Refusal, type Stream } from "../../client/wire.js";
-import { firstData, punchHole } from "../kernel/files.js";
+import { firstData, makeFolder, punchHole } from "../kernel/files.js";
 import { openStream } from "../runtime/journald.js";
 import type { Log } from "../runtime/log.js";
 import { LEAST_OUTPUT_BYTES } from "../runtime/settings.js";
@@ -38,13 +38,8 @@ export async function openOutputFolder(
   path: string,
   parts: Pick<OutputFolder, "capBytes" | "log">,
 ): Promise<OutputFolder> {
-  makeFolder(path);
+  makeFolder(path, 0o700);
   return { path, ...parts, punches: await canPunch(path), freed: new Map() };
-}
-
-/** Also for one that was removed under us. */
-export function makeFolder(path: string): void {
-  mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
 /** Remove the output of whoever is not known any more: nobody could ask for it. */

@@ -5,7 +5,6 @@ import {
   closeSync,
   lchownSync,
   lstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -17,6 +16,7 @@ import {
 import net from "node:net";
 import { join } from "node:path";
 import { limits } from "../../client/wire.js";
+import { makeFolder } from "../kernel/files.js";
 import { tryLock } from "../kernel/native.js";
 import { boundTo } from "../kernel/unix.js";
 
@@ -30,7 +30,7 @@ export class CannotStart extends Error {}
  */
 export function claimState(path: string, newKey: number = randomInt(1, 2 ** 31)): number {
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    makeFolder(path, 0o700);
     checkOwner(path);
     claim(join(path, "lock"), `another procsupd uses the state directory ${path}`);
     return readKey(join(path, "key"), newKey);

@@ -1,7 +1,8 @@
 // Which containment is in force: found out once, at start, by really holding and killing a process.
 
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { makeFolder } from "../kernel/files.js";
 import { readList } from "../kernel/procfs.js";
 import { CannotStart } from "../runtime/listen.js";
 import type { Settings, Unit } from "../runtime/settings.js";
@@ -33,7 +34,7 @@ export async function chooseContainment(
   try {
     if (notifySocket !== null) moveToLeaf();
     const folder = cgroupFolder(tags);
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder, 0o755);
     await probe(folder);
     return { containing: cgroups(folder), why: null };
   } catch (cause) {
@@ -62,7 +63,7 @@ const CONTROL = ".control";
  */
 function moveToLeaf(): void {
   const leaf = join(ownCgroup(), LEAF);
-  mkdirSync(leaf, { recursive: true });
+  makeFolder(leaf, 0o755);
   writeFileSync(join(leaf, "cgroup.procs"), "0");
 }
 
