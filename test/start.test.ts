@@ -96,3 +96,10 @@ scenario("where no folder can be made, that is said", async (scene) => {
   const sentence = /^procsupd: cannot use the state directory: ENOENT.*; choose one with --state$/;
   await refuses(scene, sentence, { state });
 });
+
+scenario("where no output can be kept, that is said", async (scene) => {
+  const state = join(scene.folder, "state");
+  mkdirSync(state, { mode: 0o700 });
+  writeFileSync(join(state, "output"), "");
+  await refuses(scene, /^procsupd: cannot keep output: ENOTDIR.* with --state$/, { state });
+});

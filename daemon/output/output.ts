@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { Refusal, type Stream } from "../../client/wire.js";
 import { firstData, makeFolder, punchHole } from "../kernel/files.js";
 import { openStream } from "../runtime/journald.js";
+import { CannotStart } from "../runtime/listen.js";
 import type { Log } from "../runtime/log.js";
 import { LEAST_OUTPUT_BYTES } from "../runtime/settings.js";
 
@@ -33,13 +34,19 @@ export const streams: readonly Stream[] = ["stdout", "stderr"];
 /** What is freed is a multiple of this: the block of nearly every file system. */
 export const BLOCK_BYTES = 4096;
 
-/** Make `path` ready, readable by this user only. */
+/** Make `path` ready, readable by this user only. Throws CannotStart. */
 export async function openOutputFolder(
   path: string,
   parts: Pick<OutputFolder, "capBytes" | "log">,
 ): Promise<OutputFolder> {
-  makeFolder(path, 0o700);
-  return { path, ...parts, punches: await canPunch(path), freed: new Map() };
+  try {
+    makeFolder(path, 0o700);
+    return { path, ...parts, punches: await canPunch(path), freed: new Map() };
+  } catch (cause) {
+    const { message } = cause as Error;
+    const fix = "choose another directory with --state";
+    throw new CannotStart(`cannot keep output: ${message}; ${fix}`, { cause });
+  }
 }
 
 /** Remove the output of whoever is not known any more: nobody could ask for it. */
