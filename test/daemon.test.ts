@@ -3,6 +3,7 @@ import { copyFileSync, cpSync, existsSync, rmSync, statSync, writeFileSync } fro
 import net from "node:net";
 import { dirname, join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
+import { connect } from "../client/client.js";
 import { call, daemonFile, launchDaemon, programs, startDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
@@ -121,6 +122,8 @@ scenario("bad settings are refused by name, before anything is touched", async (
     [["--output-bytes", "1M"], /outputBytes: must be a whole number of bytes/],
     [["--output-bytes", ""], /outputBytes: must be a whole number of bytes/],
     [["--config", tiny], /tiny\.json: outputBytes: must be at least 65536/],
+    [["--socket", ""], /socket: must not be empty/],
+    [["--state", ""], /state: must not be empty/],
     [["--containment", "jail"], /containment/],
     [["--log-level", "loud"], /logLevel/],
     [["--nonsense"], /--nonsense/],
@@ -171,6 +174,21 @@ scenario("flag beats environment beats file", async (scene) => {
   ok(existsSync(byFlag.socket));
   is(existsSync(inEnv), false);
 });
+
+scenario(
+  "relative paths are those of where the daemon starts, for its processes too",
+  async (scene) => {
+    const prefix = ["env", "-C", scene.folder];
+    const own = await startDaemon(scene, { prefix, socket: "own.sock", state: "own" });
+    const { socket, state } = JSON.parse(String(own.log.at(-1))) as Record<string, string>;
+    equal([socket, state], [join(scene.folder, "own.sock"), join(scene.folder, "own")]);
+    const client = await connect({ socket: String(socket) });
+    scene.after(() => client.close());
+    const { id } = await client.spawn({ command: ["sh", "-c", "echo $PROCSUP_SOCKET"], cwd: "/" });
+    await client.wait({ id });
+    is((await client.logs({ id })).text, `${socket}\n`);
+  },
+);
 
 scenario("client text can forge no log record", async (scene) => {
   const daemon = await startDaemon(scene);

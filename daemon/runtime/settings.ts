@@ -2,7 +2,7 @@
 // reader of process.argv and process.env; the result is frozen and nobody asks twice.
 
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import * as v from "valibot";
 import { defaultSocket } from "../../client/socket.js";
@@ -23,10 +23,17 @@ const outputBytes = v.pipe(
   v.minValue(LEAST_OUTPUT_BYTES, TOO_SMALL),
 );
 
+/** Made absolute: children are told of it, wherever they stand. */
+const place = v.pipe(
+  v.string(),
+  v.nonEmpty("must not be empty"),
+  v.transform((given) => resolve(given)),
+);
+
 /** The file of `--config`: JSON, every field optional. */
 const fileShape = v.strictObject({
-  socket: v.optional(v.string()),
-  state: v.optional(v.string()),
+  socket: v.optional(place),
+  state: v.optional(place),
   containment: v.optional(v.picklist(["auto", "cgroup", "group"])),
   logLevel: v.optional(v.picklist(logLevels)),
   /** How much of each stream of output is kept: its newest bytes. */
