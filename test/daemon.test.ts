@@ -1,11 +1,19 @@
 import { spawnSync } from "node:child_process";
-import { copyFileSync, cpSync, existsSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import net from "node:net";
 import { dirname, join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { connect } from "../client/client.js";
 import { call, daemonFile, launchDaemon, programs, startDaemon } from "./daemon.js";
-import { isAlive, scenario, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, until } from "./scenario.js";
 
 const logged = (log: string[], word: string) => log.some((line) => line.includes(word));
 
@@ -123,6 +131,7 @@ scenario("bad settings are refused by name, before anything is touched", async (
     [["--output-bytes", ""], /outputBytes: must be a whole number of bytes/],
     [["--config", tiny], /tiny\.json: outputBytes: must be at least 65536/],
     [["--socket", ""], /socket: must not be empty/],
+    [["--socket", pathOf(scene, 104)], /socket: must have at most 103 bytes, as an absolute path/],
     [["--state", ""], /state: must not be empty/],
     [["--containment", "jail"], /containment/],
     [["--log-level", "loud"], /logLevel/],
@@ -134,8 +143,18 @@ scenario("bad settings are refused by name, before anything is touched", async (
     is(await daemon.exited, 78);
     await until("it says why", () => daemon.log.length > 0);
     match(daemon.log.join("\n"), pattern);
-    is(existsSync(daemon.state), false);
+    equal(readdirSync(scene.folder), ["tiny.json"]);
   }
+});
+
+/** In the scene's folder, and of so many bytes. */
+function pathOf({ folder }: Scene, bytes: number): string {
+  return join(folder, "x".repeat(bytes - folder.length - 1));
+}
+
+scenario("a socket may have the longest path that is allowed", async (scene) => {
+  const daemon = await startDaemon(scene, { socket: pathOf(scene, 103) });
+  ok((await (await daemon.raw()).ask(call("info"))).result);
 });
 
 scenario("without its system calls it says so in one sentence, and touches nothing", (scene) => {

@@ -30,9 +30,17 @@ const place = v.pipe(
   v.transform((given) => resolve(given)),
 );
 
+/** sun_path of unix(7) without its NUL and the `.new` that it is bound as: Node cuts off what is more. */
+const SOCKET_BYTES = 103;
+
+const socketPlace = v.pipe(
+  place,
+  v.maxBytes(SOCKET_BYTES, `must have at most ${SOCKET_BYTES} bytes, as an absolute path`),
+);
+
 /** The file of `--config`: JSON, every field optional. */
 const fileShape = v.strictObject({
-  socket: v.optional(place),
+  socket: v.optional(socketPlace),
   state: v.optional(place),
   containment: v.optional(v.picklist(["auto", "cgroup", "group"])),
   logLevel: v.optional(v.picklist(logLevels)),
