@@ -28,7 +28,7 @@ import { createSampler } from "./processes/usage.js";
 import { openTable } from "./recover.js";
 import { reload } from "./reload.js";
 import { openRecords } from "./runtime/journald.js";
-import { CannotStart, listen, passedSocket } from "./runtime/listen.js";
+import { CannotStart, claimSocket, listen, passedSocket } from "./runtime/listen.js";
 import { createLog, type Log, logStyle, oneLine } from "./runtime/log.js";
 import {
   BadSetting,
@@ -52,6 +52,9 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   process.on("uncaughtException", (error) => fatal(log, error));
   const passed = passedSocket(unit.fds.get("procsup.socket") ?? []);
   const socket = passed?.path ?? settings.socket;
+  const patienceWith = createPatience(settings.faultsPerSecond);
+  const rules = { adminGid: adminGidOf(settings), users: settings.users, patienceWith };
+  if (passed === null) await claimSocket(socket);
   const feed = createFeed();
   const manager = connectManager(unit, () => summary(table));
   const publishEntry = (entry: Entry) => {
@@ -65,15 +68,13 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features, bounds });
   const answer = createAnswer(calls, (error) => logUnforeseen(log, error));
 
-  const patienceWith = createPatience(settings.faultsPerSecond);
-  const rules = { adminGid: adminGidOf(settings), users: settings.users, patienceWith };
   const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
   const doors = {
     line: createLineDoor(answer),
     http: createHttpDoor(answer, () => table.closing),
   };
   const closeConnections = serve(server, doors, (guest) => welcome(guest, rules, log));
-  const removeSocket = await listen(server, settings.socket, socketGroup(), passed);
+  const removeSocket = await listen(server, socket, socketGroup(), passed);
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
     const departure = await depart({ table, manager, unit });

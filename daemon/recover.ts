@@ -38,17 +38,18 @@ export async function openTable(parts: Parts): Promise<{ table: Table; why: stri
   const { settings, unit, log, socket, keeper, publish } = parts;
   const { state, outputBytes, historyCount, historyAgeMs, historyBytes } = settings;
   const key = claimState(state);
-  const tags = createTags(key);
-  const { containing, why } = await chooseContainment({ ...settings, socket }, tags, unit);
-  const folder = join(state, "output");
-  const output = await openOutputFolder(folder, { capBytes: outputBytes, log });
   const path = join(state, "journal");
   const read = readJournal(path);
+  const folder = join(state, "output");
+  const output = await openOutputFolder(folder, { capBytes: outputBytes, log });
   const reclaim = () => {
     reclaimState(state, key);
     makeFolder(folder, 0o700);
   };
   const journal = openJournal({ path, log, reclaim, current: () => currentLines(table) }, read);
+  const tags = createTags(key);
+  // After whatever else may fail: the cgroup that it makes would stay.
+  const { containing, why } = await chooseContainment({ ...settings, socket }, tags, unit);
   const table = createTable(
     { log, journal, output, containing, tags, socket, keeper, publish },
     { historyCount, historyAgeMs, historyBytes },

@@ -2,9 +2,11 @@
 // starts, or it says why in a sentence and leaves nothing behind.
 
 import { spawnSync } from "node:child_process";
-import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
+import { encode } from "../daemon/life/records.js";
+import { noCgroup, openCgroup } from "./cage.js";
 import { crash, launchDaemon, type StartOptions, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
@@ -103,3 +105,42 @@ scenario("where no output can be kept, that is said", async (scene) => {
   writeFileSync(join(state, "output"), "");
   await refuses(scene, /^procsupd: cannot keep output: ENOTDIR.* with --state$/, { state });
 });
+
+scenario("a socket that cannot be had leaves the state as it was", async (scene) => {
+  const state = join(scene.folder, "state");
+  const socket = join(scene.folder, "none", "s");
+  await refuses(scene, /^procsupd: cannot listen on .*; choose another with --socket$/, { socket });
+  is(existsSync(state), false);
+});
+
+// --- cgroups ------------------------------------------------------------------------------------
+
+const failed = "a start that fails leaves no cgroup behind";
+const vain = "where processes find no room in cgroups, none is left behind";
+
+if (noCgroup !== null) {
+  skipped(failed, noCgroup);
+  skipped(vain, noCgroup);
+} else {
+  const ours = (folder: string) =>
+    readdirSync(folder).filter((name) => name.startsWith("procsup-"));
+
+  scenario(failed, async (scene) => {
+    const { prefix, folder } = openCgroup(scene);
+    const socket = join(scene.folder, "none", "s");
+    await refuses(scene, /cannot listen/, { prefix, socket });
+    const state = join(scene.folder, "newer");
+    mkdirSync(state, { mode: 0o700 });
+    writeFileSync(join(state, "journal"), encode({ journal: 2 }));
+    await refuses(scene, /version 2/, { prefix, state });
+    equal(ours(folder), []);
+  });
+
+  scenario(vain, async (scene) => {
+    const { prefix, folder } = openCgroup(scene);
+    writeFileSync(join(folder, "cgroup.max.descendants"), "1");
+    const daemon = await startDaemon(scene, { prefix });
+    is((await (await daemon.connect()).info({})).containment, "group");
+    equal(ours(folder), []);
+  });
+}

@@ -77,10 +77,28 @@ function claim(path: string, taken: string): void {
 }
 
 /**
- * Listen on `path`, for this user only, or also for the members of the group `gid`. A live socket is left alone (CannotStart), a stale one is
- * replaced; the lock beside it keeps two daemons from judging the same one stale. With a `passed` socket
- * that one is served, and `path` is not touched. The function returned removes the socket if it is
- * still ours.
+ * See to it that nobody else listens on `path`: a live socket is left alone, and the lock beside it keeps two
+ * daemons from judging the same one stale. To be done before anything else is touched. Throws CannotStart.
+ */
+export async function claimSocket(path: string): Promise<void> {
+  try {
+    claim(`${path}.lock`, `another procsupd listens on ${path}`);
+    if (existing(path) !== null) await checkStale(path);
+  } catch (cause) {
+    throw cannotListen(path, cause as Error);
+  }
+}
+
+function cannotListen(path: string, cause: Error): CannotStart {
+  if (cause instanceof CannotStart) return cause;
+  const fix = "choose another with --socket";
+  return new CannotStart(`cannot listen on ${path}: ${cause.message}; ${fix}`, { cause });
+}
+
+/**
+ * Listen on `path`, which was claimed, for this user only, or also for the members of the group `gid`; a stale
+ * socket is replaced. With a `passed` socket that one is served, and `path` is not touched. The function
+ * returned removes the socket if it is still ours.
  */
 export async function listen(
   server: net.Server,
@@ -93,18 +111,12 @@ export async function listen(
     return () => undefined;
   }
   try {
-    claim(`${path}.lock`, `another procsupd listens on ${path}`);
-    if (existing(path) !== null) await checkStale(path);
     await bind(server, `${path}.new`, gid === null ? 0o600 : 0o660);
     // Its mode came from the umask: chmod would follow a link that somebody had put there instead.
     if (gid !== null) lchownSync(`${path}.new`, process.geteuid?.() ?? -1, gid);
     renameSync(`${path}.new`, path);
   } catch (cause) {
-    if (cause instanceof CannotStart) throw cause;
-    const { message } = cause as Error;
-    throw new CannotStart(`cannot listen on ${path}: ${message}; choose another with --socket`, {
-      cause,
-    });
+    throw cannotListen(path, cause as Error);
   }
   const own = existing(path);
   return () => {

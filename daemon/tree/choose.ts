@@ -33,10 +33,7 @@ export async function chooseContainment(
   if (wanted === "group") return { containing, why: "--containment=group" };
   try {
     if (notifySocket !== null) moveToLeaf();
-    const folder = cgroupFolder(tags);
-    makeFolder(folder, 0o755);
-    await probe(folder);
-    return { containing: cgroups(folder), why: null };
+    return { containing: await tryOut(cgroupFolder(tags)), why: null };
   } catch (cause) {
     const why = (cause as Error).message;
     if (wanted === "auto") return { containing, why };
@@ -93,8 +90,21 @@ function fromOctal(place: string): string {
   );
 }
 
+/** Cgroups in the folder `base`, once they have held and killed a process. Where they cannot, nothing is left. */
+async function tryOut(base: string): Promise<Containing> {
+  makeFolder(base, 0o755);
+  const containing = cgroups(base);
+  try {
+    await probe(containing, join(base, PROBE));
+    return containing;
+  } catch (error) {
+    await containing.close();
+    throw error;
+  }
+}
+
 /** Does a process enter, is it seen there, does it die of the one write, and is that seen? */
-async function probe(base: string): Promise<void> {
+async function probe(containing: Containing, folder: string): Promise<void> {
   const program = findProgram({
     command: ["sleep", "60"],
     cwd: "/",
@@ -102,8 +112,7 @@ async function probe(base: string): Promise<void> {
     account: null,
   });
   if (!program.ok) throw new Error(program.message);
-  const place = cgroups(base).prepare(PROBE, null);
-  const folder = join(base, PROBE);
+  const place = containing.prepare(PROBE, null);
   const launched = launch(program, { stdout: null, stderr: null }, place, null);
   if (!launched.ok) {
     place.abandon();
