@@ -42,8 +42,15 @@ type Room = {
   readonly events: number;
 };
 
-function makeRoom(folder: string): Room {
-  mkdirSync(folder);
+function makeRoom(base: string, id: string): Room {
+  const folder = join(base, id);
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    mkdirSync(base); // somebody has removed it while it was empty
+    mkdirSync(folder);
+  }
   try {
     return openRoom(folder);
   } catch (error) {
@@ -82,13 +89,13 @@ function membersIn({ folder, self, procs }: Room): number[] {
   return own.concat(childrenOf(folder).flatMap(listMembers));
 }
 
-/** One cgroup per process, named by its id, below `base`, which exists and is writable. */
+/** One cgroup per process, named by its id, below `base`, whose folder is writable. */
 export function cgroups(base: string): Containing {
   return {
     kind: "cgroup",
     room: (id) => join(base, id),
     prepare(id) {
-      const room = makeRoom(join(base, id));
+      const room = makeRoom(base, id);
       return {
         enter: (image) => enterCgroup(join(room.folder, "cgroup.procs"), image),
         hold: (leader) => holdCgroup(leader, room, id, false),
