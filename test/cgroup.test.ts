@@ -4,11 +4,11 @@ import { readdirSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal } from "uvu/assert";
 import { noCgroup, openCgroup } from "./cage.js";
-import { startDaemon } from "./daemon.js";
-import { type Scene, scenario, skipped } from "./scenario.js";
+import { programs, startDaemon } from "./daemon.js";
+import { type Scene, scenario, skipped, until } from "./scenario.js";
 
 function scenarioOf(name: string, body: (scene: Scene) => Promise<void>): void {
-  if (noCgroup === null) scenario(name, body);
+  if (noCgroup === null) scenario(name, body, 60_000);
   else skipped(name, noCgroup);
 }
 
@@ -22,3 +22,19 @@ scenarioOf("an empty cgroup of ours that somebody removes is made anew", async (
   equal([containment, readdirSync(join(folder, base)).includes(id)], ["cgroup", true]);
   equal((await client.terminate({ id })).ended, 1);
 });
+
+scenarioOf(
+  "a tree that makes and removes cgroups without end is told of and ended",
+  async (scene) => {
+    const { prefix } = openCgroup(scene);
+    const client = await (await startDaemon(scene, { prefix })).connect();
+    const command = [process.execPath, join(programs, "churns-cgroups.mjs"), "3"];
+    const { id } = await client.spawn({ command });
+    const isReady = async () => (await client.logs({ id })).text === "ready\n".repeat(3);
+    await until("all three are at it", isReady);
+    // Some five in ten thousand looks meet one that goes just then.
+    for (let count = 0; count < 2_000; count++)
+      equal((await client.status({ id })).members.length, 3);
+    equal((await client.terminate({ id })).ended, 3);
+  },
+);

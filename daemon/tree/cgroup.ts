@@ -205,12 +205,19 @@ function pidsIn(lines: string): number[] {
     .filter((pid) => pid > 0);
 }
 
-/** The cgroups right below one: of a tree, those that it has made itself. A folder has a link from each: no need to list most. */
+/**
+ * The cgroups right below one: of a tree, those that it has made itself, and may remove at any moment. A folder
+ * has a link from each: no need to list most.
+ */
 function childrenOf(folder: string): string[] {
-  const stat = statSync(folder, { throwIfNoEntry: false });
-  if (stat === undefined || stat.nlink <= 2) return [];
-  const entries = withReserve(() => readdirSync(folder, { withFileTypes: true }));
-  return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
+  try {
+    if (statSync(folder).nlink <= 2) return [];
+    const entries = withReserve(() => readdirSync(folder, { withFileTypes: true }));
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return [];
+  }
 }
 
 /** `populated`: somebody lives in it or below; `frozen`: all stand still. */
