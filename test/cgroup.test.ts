@@ -2,10 +2,10 @@
 
 import { readdirSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
-import { equal } from "uvu/assert";
+import { equal, is, match } from "uvu/assert";
 import { noCgroup, openCgroup } from "./cage.js";
 import { programs, startDaemon } from "./daemon.js";
-import { type Scene, scenario, skipped, until } from "./scenario.js";
+import { type Scene, scenario, skipped, until, whyNot } from "./scenario.js";
 
 function scenarioOf(name: string, body: (scene: Scene) => Promise<void>): void {
   if (noCgroup === null) scenario(name, body, 60_000);
@@ -38,3 +38,19 @@ scenarioOf(
     equal((await client.terminate({ id })).ended, 3);
   },
 );
+
+scenarioOf("a cgroup that cannot be removed ends no daemon", async (scene) => {
+  const { prefix, folder } = openCgroup(scene);
+  const daemon = await startDaemon(scene, { prefix: [...prefix, "unshare", "--mount"] });
+  const client = await daemon.connect();
+  const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
+  for (const options of ["--bind", "-oremount,bind,ro"]) {
+    const inside = ["nsenter", "--mount", `--target=${daemon.pid}`, "mount", options];
+    equal(whyNot([...inside, folder, folder]), null);
+  }
+  process.kill(Number(pid), "SIGKILL");
+  is((await client.wait({ id })).process.signal, "SIGKILL");
+  const refused = client.spawn({ command: ["true"] });
+  match(String(await refused.catch((error: unknown) => error)), /EROFS: cannot make a cgroup/);
+  is((await client.info({})).containment, "cgroup");
+});
