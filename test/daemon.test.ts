@@ -122,14 +122,21 @@ scenario("while it goes down it starts nothing, and still answers", async (scene
   is(isAlive(pid), false);
 });
 
+/** It does not start with these flags, says why, and has touched nothing. */
+async function isRefused(scene: Scene, args: string[], why: RegExp): Promise<void> {
+  const before = readdirSync(scene.folder);
+  const daemon = launchDaemon(scene, { args });
+  is(await daemon.exited, 78);
+  await until("it says why", () => daemon.log.length > 0);
+  match(daemon.log.join("\n"), why);
+  equal(readdirSync(scene.folder), before);
+}
+
 scenario("bad settings are refused by name, before anything is touched", async (scene) => {
-  const tiny = join(scene.folder, "tiny.json");
-  writeFileSync(tiny, JSON.stringify({ outputBytes: 65_535 }));
   const cases: [string[], RegExp][] = [
     [["--output-bytes", "0"], /outputBytes: must be at least 65536; .* spawn with output "null"/],
     [["--output-bytes", "1M"], /outputBytes: must be a whole number of bytes/],
     [["--output-bytes", ""], /outputBytes: must be a whole number of bytes/],
-    [["--config", tiny], /tiny\.json: outputBytes: must be at least 65536/],
     [["--socket", ""], /socket: must not be empty/],
     [["--socket", pathOf(scene, 104)], /socket: must have at most 103 bytes, as an absolute path/],
     [["--state", ""], /state: must not be empty/],
@@ -138,12 +145,24 @@ scenario("bad settings are refused by name, before anything is touched", async (
     [["--nonsense"], /--nonsense/],
     [["--config", join(scene.folder, "none.json")], /none\.json/],
   ];
-  for (const [args, pattern] of cases) {
-    const daemon = launchDaemon(scene, { args });
-    is(await daemon.exited, 78);
-    await until("it says why", () => daemon.log.length > 0);
-    match(daemon.log.join("\n"), pattern);
-    equal(readdirSync(scene.folder), ["tiny.json"]);
+  for (const [args, why] of cases) await isRefused(scene, args, why);
+});
+
+scenario("so is a file of settings that is none", async (scene) => {
+  const file = join(scene.folder, "file.json");
+  const cases: [unknown, RegExp][] = [
+    [{ outputBytes: 65_535 }, /json: outputBytes: must be at least 65536/],
+    [{ "log-level": "info" }, /json: log-level: is no setting; known are socket, state, .*users$/],
+    [{ users: { "*": { rate: 1 } } }, /json: users\.\*\.rate: is no setting; known are barred, /],
+    [[], /json: must be an object$/],
+    [null, /json: must be an object$/],
+    [{ users: [] }, /json: users: must be an object$/],
+    [{ users: { "*": [] } }, /json: users\.\*: must be an object$/],
+    [{ adminGroup: "no-such" }, /: adminGroup: there is no group no-such$/],
+  ];
+  for (const [settings, why] of cases) {
+    writeFileSync(file, JSON.stringify(settings));
+    await isRefused(scene, ["--config", file], why);
   }
 });
 

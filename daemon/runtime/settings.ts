@@ -38,8 +38,20 @@ const socketPlace = v.pipe(
   v.maxBytes(SOCKET_BYTES, `must have at most ${SOCKET_BYTES} bytes, as an absolute path`),
 );
 
+/** What valibot takes lists for too. */
+const anObject = v.custom<Record<string, unknown>>(
+  (given) => typeof given === "object" && given !== null && !Array.isArray(given),
+  "must be an object",
+);
+
+/** An object of these settings and no others. */
+function settingsOf<const T extends v.ObjectEntries>(entries: T) {
+  const message = `is no setting; known are ${Object.keys(entries).join(", ")}`;
+  return v.pipe(anObject, v.strictObject(entries, message));
+}
+
 /** The file of `--config`: JSON, every field optional. */
-const fileShape = v.strictObject({
+const fileShape = settingsOf({
   socket: v.optional(socketPlace),
   state: v.optional(place),
   containment: v.optional(v.picklist(["auto", "cgroup", "group"])),
@@ -56,13 +68,16 @@ const fileShape = v.strictObject({
   adminGroup: v.optional(v.string()),
   /** What users may take, by name or number, `*` for all others. */
   users: v.optional(
-    v.record(
-      v.string(),
-      v.strictObject({
-        barred: v.exactOptional(v.boolean()),
-        processes: v.exactOptional(count),
-        spawnsPerMinute: v.exactOptional(count),
-      }),
+    v.pipe(
+      anObject,
+      v.record(
+        v.string(),
+        settingsOf({
+          barred: v.exactOptional(v.boolean()),
+          processes: v.exactOptional(count),
+          spawnsPerMinute: v.exactOptional(count),
+        }),
+      ),
     ),
   ),
 });
@@ -249,7 +264,8 @@ function check(raw: unknown, source: string): File {
   const result = v.safeParse(fileShape, raw);
   if (result.success) return result.output;
   const [issue] = result.issues;
-  throw new BadSetting(`${source}: ${v.getDotPath(issue) ?? "?"}: ${issue.message}`);
+  const name = v.getDotPath(issue);
+  throw new BadSetting(`${source}: ${name === null ? "" : `${name}: `}${issue.message}`);
 }
 
 function defaultState(env: Environment): string | null {
