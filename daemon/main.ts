@@ -18,7 +18,7 @@ import { createAnswer } from "./doors/rpc.js";
 import { keepDescriptorsFromChildren } from "./kernel/native.js";
 import { reachesGroups } from "./kernel/pidfd.js";
 import { exhaustion } from "./kernel/reserve.js";
-import { findGroup } from "./kernel/users.js";
+import { findAccount, findGroup } from "./kernel/users.js";
 import { isFinal } from "./life/state.js";
 import type { Policy } from "./processes/access.js";
 import { summary } from "./processes/reports.js";
@@ -53,7 +53,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   const passed = passedSocket(unit.fds.get("procsup.socket") ?? []);
   const socket = passed?.path ?? settings.socket;
   const patienceWith = createPatience(settings.faultsPerSecond);
-  const rules = { adminGid: adminGidOf(settings), users: settings.users, patienceWith };
+  const rules = { adminGid: adminGidOf(settings), users: usersOf(settings), patienceWith };
   if (passed === null) await claimSocket(socket);
   const feed = createFeed();
   const manager = connectManager(unit, () => summary(table));
@@ -138,6 +138,13 @@ function adminGidOf({ adminGroup }: Settings): number | null {
   const gid = /^\d+$/.test(adminGroup) ? Number(adminGroup) : findGroup(adminGroup);
   if (gid === null) throw new BadSetting(`adminGroup: there is no group ${adminGroup}`);
   return gid;
+}
+
+function usersOf({ users }: Settings): Settings["users"] {
+  const isKnown = (user: string) => /^(\d+|\*)$/.test(user) || findAccount(user) !== null;
+  const stranger = Object.keys(users).find((user) => !isKnown(user));
+  if (stranger === undefined) return users;
+  throw new BadSetting(`users: there is no user ${stranger}`);
 }
 
 async function runSweep(settings: Settings, unit: Unit): Promise<void> {

@@ -158,6 +158,7 @@ scenario("so is a file of settings that is none", async (scene) => {
     [null, /json: must be an object$/],
     [{ users: [] }, /json: users: must be an object$/],
     [{ users: { "*": [] } }, /json: users\.\*: must be an object$/],
+    [{ users: { "*": {}, 7: {}, "no-such": {} } }, /: users: there is no user no-such$/],
     [{ adminGroup: "no-such" }, /: adminGroup: there is no group no-such$/],
   ];
   for (const [settings, why] of cases) {
