@@ -20,9 +20,9 @@ export type Departure = { how: "left" } | { how: "ended"; survivors: number };
 export async function depart(house: House): Promise<Departure> {
   const { table, manager, unit } = house;
   const { log } = table;
+  table.closing = true;
   manager.tell("STOPPING=1");
   if (unit.notifySocket !== null && (await isRestart())) {
-    table.closing = true;
     log.info("left", { living: table.living });
     return { how: "left" };
   }

@@ -190,11 +190,10 @@ export async function resume(
 }
 
 /**
- * End every process, gracefully and in parallel, and start none any more; called again with
- * `force` it goes on to KILL. Resolves with what survived.
+ * End every process, gracefully and in parallel; called again with `force` it goes on to KILL. Resolves with
+ * what survived.
  */
 export async function endAll(table: Table, wish: { force: boolean }): Promise<Survivor[]> {
-  table.closing = true;
   const ends = [...table.entries.values()].filter(hasTree).map(async (entry) => {
     return (await ask(table, entry, wish).outcome).survivors;
   });
