@@ -27,8 +27,9 @@ import { describe, type Entry } from "./processes/table.js";
 import { createSampler } from "./processes/usage.js";
 import { openTable } from "./recover.js";
 import { reload } from "./reload.js";
+import { CannotStart } from "./runtime/claim.js";
 import { openRecords } from "./runtime/journald.js";
-import { CannotStart, claimSocket, listen, passedSocket } from "./runtime/listen.js";
+import { claimSocket, listen, passedSocket } from "./runtime/listen.js";
 import { createLog, type Log, logStyle, oneLine } from "./runtime/log.js";
 import {
   BadSetting,

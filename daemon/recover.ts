@@ -14,7 +14,7 @@ import {
   type Keeper,
   type Table,
 } from "./processes/table.js";
-import { claimState, reclaimState } from "./runtime/listen.js";
+import { claimState, reclaimState } from "./runtime/claim.js";
 import type { Log } from "./runtime/log.js";
 import type { Settings, Unit } from "./runtime/settings.js";
 import { chooseContainment } from "./tree/choose.js";

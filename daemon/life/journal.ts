@@ -16,7 +16,7 @@ import {
   writeSync,
 } from "node:fs";
 import { promisify } from "node:util";
-import { CannotStart } from "../runtime/listen.js";
+import { CannotStart } from "../runtime/claim.js";
 import type { Log } from "../runtime/log.js";
 import { createSlices } from "../runtime/slices.js";
 import {

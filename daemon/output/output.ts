@@ -6,8 +6,8 @@ import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promis
 import { join } from "node:path";
 import { Refusal, type Stream } from "../../client/wire.js";
 import { firstData, makeFolder, punchHole } from "../kernel/files.js";
+import { CannotStart } from "../runtime/claim.js";
 import { openStream } from "../runtime/journald.js";
-import { CannotStart } from "../runtime/listen.js";
 import type { Log } from "../runtime/log.js";
 import { LEAST_OUTPUT_BYTES } from "../runtime/settings.js";
 

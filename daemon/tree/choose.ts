@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { makeFolder } from "../kernel/files.js";
 import { readList } from "../kernel/procfs.js";
-import { CannotStart } from "../runtime/listen.js";
+import { CannotStart } from "../runtime/claim.js";
 import type { Settings, Unit } from "../runtime/settings.js";
 import { cgroups, hasEvent, untilEvent } from "./cgroup.js";
 import type { Containing } from "./containment.js";
