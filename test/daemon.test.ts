@@ -65,12 +65,13 @@ scenario("a live socket of another program is never unlinked", async (scene) => 
   ok(existsSync(socket));
 });
 
-scenario("a file that is no socket is left alone", async (scene) => {
+scenario("a file that is no socket is left alone, and nothing is put beside it", async (scene) => {
   writeFileSync(join(scene.folder, "s"), "precious");
   const daemon = launchDaemon(scene);
   is(await daemon.exited, 78);
   await until("it says why", () => logged(daemon.log, "is no socket"));
   is(statSync(join(scene.folder, "s")).size, 8);
+  equal(readdirSync(scene.folder), ["s"]);
 });
 
 scenario("a successor's socket is not removed at exit", async (scene) => {

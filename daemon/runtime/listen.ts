@@ -12,8 +12,11 @@ import { CannotStart, claim } from "./claim.js";
  */
 export async function claimSocket(path: string): Promise<void> {
   try {
+    checkPlace(path);
     claim(`${path}.lock`, `another procsupd listens on ${path}`);
-    if (existing(path) !== null) await checkStale(path);
+    const isThere = existing(path) !== null;
+    if (isThere && (await isAnswered(path)))
+      throw new CannotStart(`another program listens on ${path}`);
   } catch (cause) {
     throw cannotListen(path, cause as Error);
   }
@@ -88,11 +91,11 @@ function existing(path: string) {
   return lstatSync(path, { throwIfNoEntry: false }) ?? null;
 }
 
-async function checkStale(path: string): Promise<void> {
-  if (existing(path)?.isSocket() !== true) {
+/** Before a lock is put beside it: /etc/passwd.lock means something else. */
+function checkPlace(path: string): void {
+  if (existing(path)?.isSocket() === false) {
     throw new CannotStart(`${path} exists and is no socket: remove it or choose another --socket`);
   }
-  if (await isAnswered(path)) throw new CannotStart(`another program listens on ${path}`);
 }
 
 function isAnswered(path: string): Promise<boolean> {
