@@ -6,21 +6,18 @@ import net from "node:net";
 import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
-import { Refusal } from "../client/wire.js";
-import { type Guest, serve } from "./doors/accept.js";
-import { behalfOf, peerOf } from "./doors/caller.js";
+import { serve } from "./doors/accept.js";
+import { welcome } from "./doors/caller.js";
 import { createFeed, type Feed, publish } from "./doors/feed.js";
 import { createHttpDoor } from "./doors/http.js";
 import { createLineDoor } from "./doors/line.js";
-import { type Caller, createCalls } from "./doors/methods.js";
-import { createPatience, type Patience } from "./doors/patience.js";
+import { createCalls } from "./doors/methods.js";
+import { createPatience } from "./doors/patience.js";
 import { createAnswer } from "./doors/rpc.js";
 import { keepDescriptorsFromChildren } from "./kernel/native.js";
 import { reachesGroups } from "./kernel/pidfd.js";
-import { exhaustion } from "./kernel/reserve.js";
 import { findAccount, findGroup } from "./kernel/users.js";
 import { isFinal } from "./life/state.js";
-import type { Policy } from "./processes/access.js";
 import { summary } from "./processes/reports.js";
 import { endAll } from "./processes/supervisor.js";
 import { describe, type Entry } from "./processes/table.js";
@@ -96,37 +93,6 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   log.info("ready", { version, pid: process.pid, ...where });
   manager.tell("READY=1", `STATUS=${summary(table)}`);
   feedWatchdog(unit, manager);
-}
-
-/** What is asked of who comes, and how long it is put up with. */
-type Rules = Policy & { patienceWith: (program: number) => Patience };
-
-function welcome(socket: net.Socket, rules: Rules, log: Log): Guest<Caller> {
-  try {
-    return judge(socket, rules, log);
-  } catch (error) {
-    const refusal = exhaustion(error);
-    if (refusal === null) throw error;
-    return { refusal };
-  }
-}
-
-function judge(socket: net.Socket, rules: Rules, log: Log): Guest<Caller> {
-  const peer = peerOf(socket);
-  const { uid } = peer;
-  const behalf = behalfOf(peer, rules);
-  if (behalf instanceof Refusal) {
-    const who = { callerUid: uid, callerName: peer.account?.name ?? null, callerPid: peer.pid };
-    log.info("audit", { method: "connect", ...who, outcome: behalf.kind });
-    return { refusal: behalf };
-  }
-  // Of another pid namespace the kernel tells no number.
-  const program = peer.pid > 0 ? peer.pid : -1 - uid;
-  return {
-    uid,
-    patience: rules.patienceWith(program),
-    callerOf: (listener) => ({ listener, behalf }),
-  };
 }
 
 /** Whom root lets connect: the group that `procsup install` makes, as the unit's socket does. */

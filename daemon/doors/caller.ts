@@ -1,13 +1,23 @@
-// Who calls, as the kernel has it, and as whom their processes run.
+// Who calls, as the kernel has it, what they may do here, and as whom their processes run.
 
 import type { Socket } from "node:net";
 import { Refusal } from "../../client/wire.js";
+import { exhaustion } from "../kernel/reserve.js";
 import { peerCredentials, peerGroups } from "../kernel/unix.js";
 import { type Account, findAccount } from "../kernel/users.js";
-import { admit, type Policy } from "../processes/access.js";
-import type { Behalf, Identity } from "../processes/spawn.js";
+import { admit, type Behalf, type Policy, type RunAs } from "../processes/access.js";
+import type { Log } from "../runtime/log.js";
+import type { Guest } from "./accept.js";
+import type { Listener } from "./feed.js";
+import type { Patience } from "./patience.js";
 
 const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/** Who calls: a connection to send events to, and on whose behalf it asks. */
+export type Caller = { readonly listener: Listener; readonly behalf: Behalf };
+
+/** What is asked of who comes, and how long it is put up with. */
+type Rules = Policy & { patienceWith: (program: number) => Patience };
 
 /** At the other end of a connection, as the kernel had it at connect(2). */
 type Peer = {
@@ -35,8 +45,41 @@ function accountOf(uid: number): Account | null {
   return uid === ownUid ? ownAccount : findAccount(uid);
 }
 
+/** Who has connected, or why they are not let in: then that is on record. */
+export function welcome(socket: Socket, rules: Rules, log: Log): Guest<Caller> {
+  try {
+    return judge(socket, rules, log);
+  } catch (error) {
+    const refusal = exhaustion(error);
+    if (refusal === null) throw error;
+    return { refusal };
+  }
+}
+
+function judge(socket: Socket, rules: Rules, log: Log): Guest<Caller> {
+  const peer = peerOf(socket);
+  const { uid, pid, account } = peer;
+  const behalf = behalfOf(peer, rules);
+  if (behalf instanceof Refusal) {
+    const who = callerFacts({ owner: { uid, name: account?.name ?? null }, pid });
+    log.info("audit", { method: "connect", ...who, outcome: behalf.kind });
+    return { refusal: behalf };
+  }
+  return {
+    uid,
+    // Of another pid namespace the kernel tells no number.
+    patience: rules.patienceWith(pid > 0 ? pid : -1 - uid),
+    callerOf: (listener) => ({ listener, behalf }),
+  };
+}
+
+/** Who, in an audit record. */
+export function callerFacts({ owner, pid }: Pick<Behalf, "owner" | "pid">) {
+  return { callerUid: owner.uid, callerName: owner.name, callerPid: pid };
+}
+
 /** What `peer` may do here, and on whose behalf it spawns; a refusal for whoever is not served at all. */
-export function behalfOf(peer: Peer, policy: Policy): Behalf | Refusal {
+function behalfOf(peer: Peer, policy: Policy): Behalf | Refusal {
   const { uid, gid, groups, account } = peer;
   const owner = { uid, name: account?.name ?? null };
   const viewer = admit({ ...owner, gid, groups }, ownUid, policy);
@@ -52,21 +95,21 @@ export function behalfOf(peer: Peer, policy: Policy): Behalf | Refusal {
 }
 
 /** The daemon's own user. */
-function ownIdentity(): Identity {
+function ownIdentity(): RunAs {
   return ownAccount === null
     ? { user: String(ownUid), account: null, defaults: { PATH } }
     : { ...runningAs(ownAccount), account: null };
 }
 
 /** As at login. */
-function runningAs(account: Account): Identity {
+function runningAs(account: Account): RunAs {
   const { name, home, shell } = account;
   const defaults = { PATH, HOME: home, USER: name, LOGNAME: name, SHELL: shell };
   return { user: name, account, defaults };
 }
 
 /** Refusals: `permission_denied` for all but root at a daemon of root; `invalid_params` for nobody. */
-function named(user: string, own: Identity, uid: number): Identity {
+function named(user: string, own: RunAs, uid: number): RunAs {
   if (user === own.user) return own;
   if (ownUid !== 0 || uid !== 0) {
     const message =

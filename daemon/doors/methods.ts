@@ -19,19 +19,17 @@ import { isFinal } from "../life/state.js";
 import { readOutput } from "../output/reading.js";
 import { controls, type Viewer } from "../processes/access.js";
 import { counts, inspect, list, usage, wait } from "../processes/reports.js";
-import { type Behalf, spawn } from "../processes/spawn.js";
+import { spawn } from "../processes/spawn.js";
 import { countStrays, createLookout, type Lookout, strays } from "../processes/strays.js";
 import { pause, resume, sendSignal, terminate } from "../processes/supervisor.js";
 import { find, type Table } from "../processes/table.js";
 import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";
-import { type Feed, follow, type Listener, subscribe, unsubscribe } from "./feed.js";
+import { type Caller, callerFacts } from "./caller.js";
+import { type Feed, follow, subscribe, unsubscribe } from "./feed.js";
 import { describeContract } from "./openrpc.js";
 import type { Call } from "./rpc.js";
-
-/** Who calls: a connection to send events to, and on whose behalf it asks. */
-export type Caller = { readonly listener: Listener; readonly behalf: Behalf };
 
 /** What methods work on. */
 export type House = {
@@ -192,15 +190,13 @@ function audit(
   result: unknown,
 ): void {
   log.info("audit", () => {
-    const { owner, pid } = behalf;
     const asked: Record<string, unknown> = { ...Object(params), ...identityIn(result) };
     const facts = told.flatMap((key): [string, unknown][] => {
       const value = asked[key];
       if (typeof value === "string") return [[key, value.slice(0, 64)]];
       return typeof value === "number" || typeof value === "boolean" ? [[key, value]] : [];
     });
-    const who = { callerUid: owner.uid, callerName: owner.name, callerPid: pid };
-    return { method, ...who, ...Object.fromEntries(facts), outcome };
+    return { method, ...callerFacts(behalf), ...Object.fromEntries(facts), outcome };
   });
 }
 

@@ -2,6 +2,8 @@
 // controls it; administrators control all. Nothing is looked up here: callers and owners are given.
 
 import { Refusal } from "../../client/wire.js";
+import type { Account } from "../kernel/users.js";
+import type { Spec } from "../life/records.js";
 
 /** A user; `name` is null for a number that no account has. */
 type Person = {
@@ -34,6 +36,23 @@ export const seesAll: Sight = { uid: 0, isAdmin: true };
 
 /** Whoever asks for something: what they may see, and how much they may take. */
 export type Viewer = Sight & { readonly share: Share };
+
+/** As whom a process runs: `account` is null for the daemon's own user. */
+export type RunAs = {
+  readonly user: string;
+  readonly account: Account | null;
+  /** The environment where the call gives none. */
+  readonly defaults: Readonly<Record<string, string>>;
+};
+
+/** On whose behalf, and as whom; `as` finds another user for the few who may name one. */
+export type Behalf = {
+  /** Of whoever connected; for the log only. */
+  readonly pid: number;
+  readonly viewer: Viewer;
+  readonly owner: Spec["owner"];
+  readonly as: (user: string | undefined) => RunAs;
+};
 
 const everything: Share = { barred: false, processes: null, spawnsPerMinute: null };
 

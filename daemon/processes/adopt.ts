@@ -14,7 +14,7 @@ import { bearsSign, holdGroup } from "../tree/group.js";
 import { boot, identify, isSame } from "../tree/identity.js";
 import { departed, holdAdopted } from "../tree/leader.js";
 import { type Seen, scan, see } from "../tree/signs.js";
-import { follow } from "./spawn.js";
+import { follow } from "./follow.js";
 import { takeUp } from "./supervisor.js";
 import {
   apply,

@@ -1,14 +1,11 @@
-// How a process enters the table: admission, id and marks, output, launch; and what its leader's end
-// sets off. Ending trees is the supervisor's.
+// How a process enters the table: admission, id and marks, output, launch. What its leader's end sets off is
+// told in follow.ts.
 
 import { randomUUID } from "node:crypto";
 import { basename } from "node:path";
 import { type Checked, limits, type Process, Refusal } from "../../client/wire.js";
-import { sitOut } from "../kernel/reserve.js";
-import type { Account } from "../kernel/users.js";
 import { append } from "../life/journal.js";
-import type { Spec } from "../life/records.js";
-import { type Event, type Exit, isFinal, type Stage } from "../life/state.js";
+import { isFinal, type Stage } from "../life/state.js";
 import { closeOutput, createOutput, giveOutput, type OutputFds } from "../output/output.js";
 import type { Containment, Leader, Place } from "../tree/containment.js";
 import { identify } from "../tree/identity.js";
@@ -20,9 +17,9 @@ import {
   launch,
   noRoom,
 } from "../tree/launch.js";
-import { bearTag, isBorne, shedTag, tagFor } from "../tree/tag.js";
-import { takeSpawn, type Viewer } from "./access.js";
-import { descend } from "./supervisor.js";
+import { isBorne, tagFor } from "../tree/tag.js";
+import { type Behalf, takeSpawn, type Viewer } from "./access.js";
+import { follow } from "./follow.js";
 import {
   apply,
   bringToLife,
@@ -30,28 +27,10 @@ import {
   describe,
   type Entry,
   enter,
-  hasTree,
   keepLeader,
   nameKey,
   type Table,
 } from "./table.js";
-
-/** As whom a process runs: `account` is null for the daemon's own user. */
-export type Identity = {
-  readonly user: string;
-  readonly account: Account | null;
-  /** The environment where the call gives none. */
-  readonly defaults: Readonly<Record<string, string>>;
-};
-
-/** On whose behalf, and as whom; `as` finds another user for the few who may name one. */
-export type Behalf = {
-  /** Of whoever connected; for the log only. */
-  readonly pid: number;
-  readonly viewer: Viewer;
-  readonly owner: Spec["owner"];
-  readonly as: (user: string | undefined) => Identity;
-};
 
 /**
  * Launch a process and enter it. Refusals: `shutting_down`, `name_taken`, `limit_exceeded`,
@@ -200,60 +179,4 @@ function begin(table: Table, entry: Entry, { leader, tree }: Running): void {
   table.log.info("spawned", { id, name: spec.name, pid, command: program });
   keepLeader(table, entry);
   void follow(table, entry, leader, tree);
-}
-
-/** From the leader's end to that of the last member: what the table is told, and when. */
-export function follow(
-  table: Table,
-  entry: Entry,
-  leader: Leader,
-  tree: Containment,
-): Promise<void> {
-  return untilOver(table, entry, leader, tree)
-    .catch((error: unknown) => sitOut(error).then(() => follow(table, entry, leader, tree)))
-    .catch((error: Error) => {
-      table.log.error("cannot follow a tree", { id: entry.id, error: String(error.stack) });
-    });
-}
-
-async function untilOver(
-  table: Table,
-  entry: Entry,
-  leader: Leader,
-  tree: Containment,
-): Promise<void> {
-  bearTag(table.tags, entry.id);
-  await leader.exited;
-  const nowMs = Date.now();
-  const isOver = await tree.isEmpty();
-  const ended = endOf(entry, leader, nowMs);
-  if (leader.neverRan && isOver && entry.state.at === "running") {
-    const exit = leader.exit ?? { by: "unknown" };
-    apply(table, entry, { on: "spawnFailed", nowMs, ...whyNeverRan(exit) });
-  } else if (isOver) {
-    apply(table, entry, ...ended, { on: "emptied", nowMs });
-  } else {
-    apply(table, entry, ...ended);
-    // In a turn of its own: nothing is signalled where ends are reported.
-    await new Promise(setImmediate);
-    if (entry.state.at === "draining" && entry.spec.strays === "end" && hasTree(entry)) {
-      descend(table, entry, {});
-    }
-    await tree.emptied();
-    apply(table, entry, { on: "emptied", nowMs: Date.now() });
-  }
-  shedTag(table.tags, entry.id);
-}
-
-/** Its leader's end, unless that was on record before. */
-function endOf({ state }: Entry, leader: Leader, nowMs: number): Event[] {
-  if ("exit" in state && state.exit !== null) return [];
-  return [{ on: "leaderExited", nowMs, exit: leader.exit ?? { by: "unknown" } }];
-}
-
-/** All that the shell at the gate tells; its own words are in the stderr of the process. */
-function whyNeverRan(exit: Exit): { stage: Stage; errno: string } {
-  const code = exit.by === "code" ? exit.code : 0;
-  if (code === 127) return { stage: "exec", errno: "ENOENT" };
-  return { stage: code === 125 ? "contain" : "exec", errno: "EUNKNOWN" };
 }
