@@ -104,12 +104,13 @@ export class BadSetting extends Error {}
 export const usage = `Usage: procsupd [options]
 
   --socket PATH        where to listen               (PROCSUP_SOCKET)
-  --state DIR          where output is kept          (PROCSUP_STATE)
+  --state DIR          where journal and output are  (PROCSUP_STATE)
   --containment KIND   auto, cgroup or group         (PROCSUP_CONTAINMENT)
   --log-level LEVEL    error, warning, info, debug   (PROCSUP_LOG_LEVEL)
   --output-bytes N     kept of each stream, its newest; 67108864 unless set
                                                      (PROCSUP_OUTPUT_BYTES)
-  --config FILE        JSON with the same settings   (PROCSUP_CONFIG)
+  --config FILE        JSON with these and more,     (PROCSUP_CONFIG)
+                       in camelCase: see README.md
   --sweep              end what a daemon that is gone has left, unless another is about to start
   --version, --help
 `;
