@@ -48,9 +48,12 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
     else closers.add(fn);
     return () => void closers.delete(fn);
   };
-  const drained = () =>
-    new Promise<void>((resolve) => {
+  /** One for all who wait: Node warns of many listeners. */
+  let draining: Promise<void> | null = null;
+  const drained = () => {
+    draining ??= new Promise<void>((resolve) => {
       const done = () => {
+        draining = null;
         stay();
         socket.off("drain", done);
         resolve();
@@ -58,6 +61,8 @@ export function createListener(socket: Socket, { isWaiting, notify }: Outbox): L
       const stay = onClose(done);
       socket.once("drain", done);
     });
+    return draining;
+  };
   const writable = async () => {
     while (!socket.destroyed) {
       if (isWaiting()) await new Promise(setImmediate);

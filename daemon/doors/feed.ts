@@ -30,26 +30,32 @@ export type Subscription = {
   /** Null: every process whose owner it `sees`. */
   readonly processId: string | null;
   readonly sees: (owner: Process["owner"]) => boolean;
+  /** They are numbered in their order. */
+  readonly number: number;
   dropped: number;
   readonly followers: Follower[];
+  /** Resolves once all followers are there; null where the output is not followed. */
+  following: Promise<void> | null;
   forget(): void;
 };
 
 /** `finish`: send what is left, then stop; resolves when that is done. */
 type Follower = { finish(): Promise<void>; stop(): void };
 
+/** `latest`: the number of the subscription that was the last when it came about. */
+type Due = Omit<Change, "describe"> & { readonly process: Process; readonly latest: number };
+
 export type Feed = {
   readonly byListener: Map<Listener, Map<string, Subscription>>;
   /** The same by the process that they are for; null: for all of them. */
   readonly byProcess: Map<string | null, Set<Subscription>>;
-  /** Who is yet to be told what. */
-  due: { subscription: Subscription; process: Process; ended: boolean }[];
-  isTelling: boolean;
+  /** Changes that are being told, in their order. */
+  readonly due: Due[];
   lastId: number;
 };
 
 export function createFeed(): Feed {
-  return { byListener: new Map(), byProcess: new Map(), due: [], isTelling: false, lastId: 0 };
+  return { byListener: new Map(), byProcess: new Map(), due: [], lastId: 0 };
 }
 
 /**
@@ -76,7 +82,8 @@ export function subscribe(
   feed.lastId += 1;
   const id = `s${feed.lastId}`;
   const forget = listener.onClose(() => drop(feed, listener, id));
-  const fresh: Subscription = { id, listener, processId, sees, dropped: 0, followers: [], forget };
+  const state = { number: feed.lastId, dropped: 0, followers: [], following: null };
+  const fresh: Subscription = { id, listener, processId, sees, ...state, forget };
   own.set(id, fresh);
   feed.byListener.set(listener, own);
   feed.byProcess.set(processId, (feed.byProcess.get(processId) ?? new Set()).add(fresh));
@@ -117,41 +124,55 @@ export type Change = {
   describe(): Process;
 };
 
+/** So many changes may wait to be told; of a further one everybody is told that it was missed. */
+const MOST_DUE = 1_024;
+
 /**
  * Send a change of status to all who asked for it, in the order of the changes; an end to whom follows the
  * output only behind all of it. Where very many have asked, others get their turns in between.
  */
 export function publish(feed: Feed, { id, owner, ended, describe }: Change): void {
-  const all = [id, null].flatMap((key) => [...(feed.byProcess.get(key) ?? [])]);
-  if (all.length === 0) return;
-  const process = describe();
-  for (const subscription of all) {
-    if (subscription.sees(owner)) feed.due.push({ subscription, process, ended });
+  if (!feed.byProcess.has(id) && !feed.byProcess.has(null)) return;
+  const due: Due = { id, owner, ended, process: describe(), latest: feed.lastId };
+  if (feed.due.length >= MOST_DUE) {
+    for (const subscription of audienceOf(feed, due)) miss(subscription);
+    return;
   }
-  if (!feed.isTelling) void tellAll(feed);
+  feed.due.push(due);
+  if (feed.due.length === 1) void tellAll(feed);
+}
+
+/** Who had asked for it by then, and may see it. */
+function* audienceOf(feed: Feed, { id, owner, latest }: Due): Iterable<Subscription> {
+  for (const key of [id, null]) {
+    for (const subscription of feed.byProcess.get(key) ?? []) {
+      if (subscription.number <= latest && subscription.sees(owner)) yield subscription;
+    }
+  }
 }
 
 async function tellAll(feed: Feed): Promise<void> {
-  feed.isTelling = true;
   const slice = createSlices();
-  for (const { subscription, process, ended } of feed.due) {
-    const turn = slice();
-    if (turn !== undefined) await turn;
-    if (!isHeld(feed, subscription)) continue;
-    const event: Event = { event: "status", subscription: subscription.id, process };
-    const { followers } = subscription;
-    if (!ended || followers.length === 0) tell(subscription, event);
-    else void finish(followers).then(() => tell(subscription, event));
+  for (let [due] = feed.due; due !== undefined; [due] = feed.due) {
+    for (const subscription of audienceOf(feed, due)) {
+      const turn = slice();
+      if (turn !== undefined) await turn;
+      const { id } = subscription;
+      const event: Event = { event: "status", subscription: id, process: due.process };
+      if (!due.ended || subscription.following === null) tell(feed, subscription, event);
+      else void finish(subscription).then(() => tell(feed, subscription, event));
+    }
+    feed.due.shift();
   }
-  feed.due = [];
-  feed.isTelling = false;
 }
 
-async function finish(followers: readonly Follower[]): Promise<void> {
+async function finish({ following, followers }: Subscription): Promise<void> {
+  await following?.catch(() => undefined); // whoever subscribed was told
   await Promise.all(followers.map((follower) => follower.finish()));
 }
 
-function tell(subscription: Subscription, event: Event): void {
+function tell(feed: Feed, subscription: Subscription, event: Event): void {
+  if (!isHeld(feed, subscription)) return;
   if (subscription.dropped > 0 || !subscription.listener.notify(event)) miss(subscription);
 }
 
@@ -174,21 +195,30 @@ export type Source = {
 };
 
 /** Send the output of a process to a subscription, from here on until the process has ended. */
-export async function follow(
+export function followOutput(
   feed: Feed,
   subscription: Subscription,
   folder: OutputFolder,
   source: Source,
 ): Promise<void> {
-  const { followers } = subscription;
+  subscription.following = openFollowers(feed, subscription, folder, source);
+  return subscription.following;
+}
+
+async function openFollowers(
+  feed: Feed,
+  subscription: Subscription,
+  folder: OutputFolder,
+  source: Source,
+): Promise<void> {
   for (const stream of streams) {
     const from = await outputSize(folder, source.id, stream);
     if (!isHeld(feed, subscription)) return;
     const follower = followStream(subscription, folder, source, stream, from);
-    if (follower !== null) followers.push(follower);
+    if (follower !== null) subscription.followers.push(follower);
   }
   // Its end may have been told before there was anybody to finish.
-  if (!source.isWriting()) void finish(followers);
+  if (!source.isWriting()) for (const follower of subscription.followers) void follower.finish();
 }
 
 /** How long the beginning of a line waits for the rest of it: a prompt is to be seen, too. */

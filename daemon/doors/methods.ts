@@ -27,7 +27,7 @@ import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";
 import { type Caller, callerFacts } from "./caller.js";
-import { type Feed, follow, subscribe, unsubscribe } from "./feed.js";
+import { type Feed, followOutput, subscribe, unsubscribe } from "./feed.js";
 import { describeContract } from "./openrpc.js";
 import type { Call } from "./rpc.js";
 
@@ -115,7 +115,7 @@ async function listen(
       table.log.warning("cannot follow output", { id: entry.id, error: message }),
   };
   try {
-    if (output) await follow(feed, subscription, table.output, source);
+    if (output) await followOutput(feed, subscription, table.output, source);
   } catch (error) {
     unsubscribe(feed, listener, subscription.id); // its name is told to nobody
     throw error;
