@@ -27,6 +27,7 @@ import {
   findLiving,
   hasTree,
   type Living,
+  type Report,
   statusOf,
   type Table,
 } from "./table.js";
@@ -82,20 +83,40 @@ export function inspect(
   return reportNow(find(table, params, viewer));
 }
 
-/** One look at the kernel serves all who ask in the same turn of the loop, until an event changes it. */
+/**
+ * One look at the kernel serves all who ask in the same turn of the loop, until an event changes it. That at a
+ * large tree takes many turns: whoever asks meanwhile shares the next.
+ */
 export function reportNow(entry: Entry): Promise<Result<"status">> {
-  if (entry.report === null) {
-    entry.report = report(entry);
-    atTurnsEnd(() => {
-      entry.report = null;
-    });
-  }
-  return entry.report;
+  const { report } = entry;
+  if (report === null) return beginReport(entry);
+  if (!report.isOld) return report.told;
+  report.next ??= report.told.then(() => reportNow(entry));
+  return report.next;
 }
 
-async function report(entry: Entry): Promise<Result<"status">> {
+function beginReport(entry: Entry): Promise<Result<"status">> {
+  let isDone = false;
+  const told = makeReport(entry).finally(() => {
+    isDone = true;
+    if (report.isOld) forget();
+  });
+  const report: Report = { told, isOld: false, next: null };
+  const forget = () => {
+    if (entry.report === report) entry.report = null;
+  };
+  entry.report = report;
+  atTurnsEnd(() => {
+    if (isDone) forget();
+    else report.isOld = true;
+  });
+  return told;
+}
+
+async function makeReport(entry: Entry): Promise<Result<"status">> {
   const members = hasTree(entry) ? await membersOf(entry) : [];
-  return Object.assign(describe(entry), { members }); // a copy of so many fields takes a microsecond
+  // It may have ended meanwhile, and then has none. A copy of so many fields would take a microsecond.
+  return Object.assign(describe(entry), { members: hasTree(entry) ? members : [] });
 }
 
 async function membersOf(entry: Living): Promise<Member[]> {
@@ -120,7 +141,7 @@ function roomFor({ spec }: Entry): number {
   return limits.lineBytes - PROCESS_BYTES - Buffer.byteLength(JSON.stringify(spec.command));
 }
 
-/** `source`, when given, is whose look there may be: it is closed as soon as its leader has ended. */
+/** The look of `source`, if it has one, is closed as soon as its leader has ended. */
 async function livingOf(
   pids: readonly number[],
   source: { readonly look: Look | null },

@@ -28,6 +28,7 @@ import {
   describe,
   type Entry,
   findLiving,
+  hasEnded,
   hasTree,
   type Living,
   statusOf,
@@ -58,6 +59,7 @@ export async function terminate(
 /** What would be ended, and nothing done about it. */
 async function rehearse(entry: Living): Promise<Result<"terminate">> {
   const { members } = await reportNow(entry);
+  if (!hasTree(entry)) throw hasEnded(entry);
   const message = `Dry run: ${members.length} would be ended, nothing was done`;
   const status = statusOf(entry) === "stopping" ? "stopping" : "running";
   return { ...answer(entry, status, message, null), members };

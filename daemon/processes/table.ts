@@ -33,8 +33,15 @@ export type Entry = {
   readonly waiters: Set<() => void>;
   /** Its leader's files in /proc, open since somebody first asked for its members. */
   look: Look | null;
-  /** What `status` tells in this turn of the loop, for all who ask in it. */
-  report: Promise<Result<"status">> | null;
+  /** What `status` tells in this turn of the loop, for all who ask in it, or is still being made. */
+  report: Report | null;
+};
+
+/** `isOld`: its look began in an earlier turn, and whoever asks now is told by `next`. */
+export type Report = {
+  readonly told: Promise<Result<"status">>;
+  isOld: boolean;
+  next: Promise<Result<"status">> | null;
 };
 
 /** A process that runs, or of which something may still live. */
@@ -139,10 +146,15 @@ function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry 
 /** As `find`, for whoever needs it alive: throws `already_terminated` with how it ended. */
 export function findLiving(table: Table, address: Address, viewer: Viewer): Living {
   const entry = find(table, address, viewer);
-  if (hasTree(entry)) return entry;
+  if (!hasTree(entry)) throw hasEnded(entry);
+  return entry;
+}
+
+/** `already_terminated`, with how it ended. */
+export function hasEnded(entry: Entry): Refusal {
   const process = describe(entry);
   const which = process.pid === null ? `ID ${entry.id}` : `PID ${process.pid}`;
-  throw new Refusal("already_terminated", `Process already terminated: ${which}`, { process });
+  return new Refusal("already_terminated", `Process already terminated: ${which}`, { process });
 }
 
 /** True while something of it may live. */
