@@ -238,9 +238,10 @@ export function tidyUp(journal: Journal): void {
 async function compact(journal: Journal): Promise<void> {
   if (journal.draft !== null) return;
   const slice = createSlices();
+  let draft: Draft | null = null;
   try {
     if (journal.trouble !== null) journal.reclaim();
-    const draft = begin(journal);
+    draft = begin(journal);
     while (!fill(draft)) {
       await slice();
       if (journal.draft !== draft) return;
@@ -248,7 +249,8 @@ async function compact(journal: Journal): Promise<void> {
     await promisify(fsync)(draft.fd);
     if (journal.draft === draft) replaceBy(journal, draft);
   } catch (error) {
-    giveUp(journal, error as NodeJS.ErrnoException);
+    const isAnothers = draft !== null && journal.draft !== draft; // this one was dropped for it
+    if (!isAnothers) giveUp(journal, error as NodeJS.ErrnoException);
   }
 }
 
