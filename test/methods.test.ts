@@ -94,6 +94,26 @@ for (const containment of containments) {
   });
 }
 
+for (const containment of containments) {
+  scenario(`${containment}: a pause that is asked for behind a resume holds`, async (scene) => {
+    const daemon = await startDaemon(scene, { args: ["--containment", containment] });
+    const client = await daemon.connect();
+    const script =
+      "n=0; while [ $n -lt 300 ]; do sleep 1000 & n=$((n + 1)); done; echo ready; wait";
+    const { id } = await client.spawn({ command: ["sh", "-c", script] });
+    await until("all of it stands", async () => (await client.logs({ id })).text === "ready\n");
+    const pids = (await client.status({ id })).members.map(({ pid }) => pid);
+    await client.pause({ id });
+    const raw = await daemon.raw();
+    const lines = [call("resume", { id }), call("pause", { id }, 2)];
+    raw.write(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    equal(new Set([(await raw.next()).id, (await raw.next()).id]), new Set([1, 2]));
+    equal(pids.length, 301);
+    ok(pids.every(isPaused));
+    await client.terminate({ id, force: true });
+  });
+}
+
 scenario("a signal goes to the leader alone, or to every member", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const one = await startForking(client);

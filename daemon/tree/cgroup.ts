@@ -18,7 +18,13 @@ import { signalGroup } from "../kernel/pidfd.js";
 import { isInCgroup, readList, readListAgain, readStat } from "../kernel/procfs.js";
 import { isWithoutWatch, withReserve } from "../kernel/reserve.js";
 import { oneAtATime } from "../runtime/slices.js";
-import { type Containing, type Containment, type Leader, signalEach } from "./containment.js";
+import {
+  type Containing,
+  type Containment,
+  inOrder,
+  type Leader,
+  signalEach,
+} from "./containment.js";
 import { enterCgroup } from "./gate.js";
 
 /** How long a pause waits for the last member to stand still; one in the kernel stops when it leaves it. */
@@ -75,8 +81,12 @@ function openRoom(folder: string): Room {
 
 function closeRoom({ folder, self, procs, events }: Room): void {
   for (const fd of [self, procs, events]) closeSync(fd);
-  // On a mount that was made read-only, say: whatever else wants a cgroup says so.
-  removeSoon(folder).catch(() => undefined);
+  void removeQuietly(folder);
+}
+
+/** What goes wrong, on a mount that was made read-only, say, is told by whatever else wants a cgroup. */
+function removeQuietly(folder: string): Promise<void> {
+  return removeSoon(folder).catch(() => undefined);
 }
 
 function order(folder: string, file: string, word: string): void {
@@ -110,7 +120,7 @@ export function cgroups(base: string): Containing {
       const left = childrenOf(base).filter((folder) => !known(basename(folder)));
       await Promise.all(left.map(tryRemove));
     },
-    close: () => removeSoon(base),
+    close: () => removeQuietly(base),
   };
 }
 
@@ -147,7 +157,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
   const has = (key: CgroupEvent) => hasEvent(readListAgain(room.events), key);
   /** Once empty it stays so: nobody is left to enter it. */
   const isEmpty = () => (isGone ||= leader.exit !== null && !has("populated"));
-  return {
+  return inOrder({
     kind: "cgroup",
     members: async () => members(),
     async signal(...signals) {
@@ -183,7 +193,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
       isGone = true;
       closeRoom(room);
     },
-  };
+  });
 }
 
 /**

@@ -5,7 +5,7 @@ import type { ContainmentKind, Signal } from "../../client/wire.js";
 import type { Image } from "../kernel/native.js";
 import { type Sent, signalHeld, signalProcess } from "../kernel/pidfd.js";
 import type { Exit } from "../life/state.js";
-import { createSlices } from "../runtime/slices.js";
+import { createSlices, oneAtATime } from "../runtime/slices.js";
 
 /** The first process of a tree, held by a pidfd until `release`. */
 export type Leader = {
@@ -76,6 +76,16 @@ export type Containing = {
   /** The daemon goes: leave nothing behind but what lives. */
   close(): Promise<void>;
 };
+
+/** What is asked of a tree goes on in turns: so a pause comes after the resume that was asked for before it. */
+export function inOrder(tree: Containment): Containment {
+  const inTurn = oneAtATime();
+  return {
+    ...tree,
+    signal: (...signals) => inTurn(() => tree.signal(...signals)),
+    pause: () => inTurn(() => tree.pause()),
+  };
+}
 
 /**
  * Send `signals` to each of `members`: the leader through its own pidfd, everybody else through a new

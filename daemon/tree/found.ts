@@ -15,7 +15,7 @@ import {
 import { isLiving, latestNumber, listProcesses, readStat, runsAs } from "../kernel/procfs.js";
 import { sitOut } from "../kernel/reserve.js";
 import { createSlices, type Lane } from "../runtime/slices.js";
-import { type Containment, type Leader, type Reach, signalEach } from "./containment.js";
+import { type Containment, inOrder, type Leader, type Reach, signalEach } from "./containment.js";
 import { readTag, type Seen } from "./signs.js";
 
 export type Search = {
@@ -37,7 +37,6 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
   const find = () => search("searches");
   let emptied: Promise<void> | null = null;
   let isGone = false;
-
   const isEmpty = async () => {
     if (isGone) return true;
     if (leader !== null && leader.exit === null) return false;
@@ -79,7 +78,7 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
       await signalAll(leader, fresh, ["SIGSTOP"]);
     }
   };
-  return {
+  return inOrder({
     kind: "group",
     members: async () => (await search("calls")).map(pidOf),
     signal: async (...signals) => signalAll(leader, await find(), signals),
@@ -94,7 +93,7 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
       return emptied;
     },
     release: () => undefined,
-  };
+  });
 }
 
 function nameOf({ pid, startTicks }: { pid: number; startTicks: number }): string {
