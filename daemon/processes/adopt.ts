@@ -14,7 +14,7 @@ import { bearsSign, holdGroup } from "../tree/group.js";
 import { boot, identify, isSame } from "../tree/identity.js";
 import { departed, holdAdopted } from "../tree/leader.js";
 import { type Seen, scan, see } from "../tree/signs.js";
-import { follow } from "./follow.js";
+import { followTree } from "./follow.js";
 import { takeUp } from "./supervisor.js";
 import {
   apply,
@@ -81,7 +81,7 @@ async function adopt(table: Table, entry: Entry, kept: number | null): Promise<v
   const tree = holdTree(table, entry, leader);
   bringToLife(table, entry, leader, tree);
   if (kept === null) keepLeader(table, entry);
-  const over = follow(table, entry, leader, tree);
+  const over = followTree(table, entry, leader, tree);
   if (leader.exit !== null && (await tree.isEmpty())) await over;
   else if (hasTree(entry)) takeUp(table, entry);
 }

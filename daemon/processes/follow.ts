@@ -9,14 +9,14 @@ import { descend } from "./supervisor.js";
 import { apply, type Entry, hasTree, type Table } from "./table.js";
 
 /** From the leader's end to that of the last member: what the table is told, and when. */
-export function follow(
+export function followTree(
   table: Table,
   entry: Entry,
   leader: Leader,
   tree: Containment,
 ): Promise<void> {
   return untilOver(table, entry, leader, tree)
-    .catch((error: unknown) => sitOut(error).then(() => follow(table, entry, leader, tree)))
+    .catch((error: unknown) => sitOut(error).then(() => followTree(table, entry, leader, tree)))
     .catch((error: Error) => {
       table.log.error("cannot follow a tree", { id: entry.id, error: String(error.stack) });
     });

@@ -19,7 +19,7 @@ import {
 } from "../tree/launch.js";
 import { isBorne, tagFor } from "../tree/tag.js";
 import { type Behalf, takeSpawn, type Viewer } from "./access.js";
-import { follow } from "./follow.js";
+import { followTree } from "./follow.js";
 import {
   apply,
   bringToLife,
@@ -178,5 +178,5 @@ function begin(table: Table, entry: Entry, { leader, tree }: Running): void {
   const [program = ""] = spec.command;
   table.log.info("spawned", { id, name: spec.name, pid, command: program });
   keepLeader(table, entry);
-  void follow(table, entry, leader, tree);
+  void followTree(table, entry, leader, tree);
 }
