@@ -67,6 +67,10 @@ for (const containment of containments) {
     const client = await daemon.connect();
     const pwd = await outputOf(client, { command: ["/bin/pwd"], cwd: scene.folder });
     is(pwd, `${scene.folder}\n`);
+    const odd = join(scene.folder, "x=y"); // env(1) would take it for a variable
+    writeFileSync(odd, '#!/bin/sh\necho "$0 $1"\n', { mode: 0o755 });
+    const said = await outputOf(client, { command: [odd, "echo"], env: { "a-b": "1" } });
+    is(said, `${odd} echo\n`);
     for (const [at, env] of environments.entries()) {
       const params = { command: ["env", "-0"], env, name: `web${at}`, cwd: scene.folder };
       const text = await outputOf(client, params);

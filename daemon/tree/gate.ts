@@ -87,6 +87,8 @@ function throughShell(image: Image): { direct: string[]; byEnv: string[]; clean:
   const missing = added.filter((name) => !given.has(name));
   const clean = missing.length === 0 ? "" : `unset ${missing.join(" ")}; `;
   // env(1) sets what the shell cannot. Only those variables are seen in its arguments, and briefly.
-  const byEnv = aside.length === 0 ? [] : ["/usr/bin/env", "--", ...aside];
+  // A command with = in its name it would take for a variable, and what is behind it for the command.
+  const asIs = image.argv[0]?.includes("=") === true ? ["/usr/bin/nice", "-n", "0", "--"] : [];
+  const byEnv = aside.length === 0 ? [] : ["/usr/bin/env", "--", ...aside, ...asIs];
   return { direct, byEnv, clean };
 }
