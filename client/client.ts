@@ -22,6 +22,7 @@ import {
   type Process,
   Refusal,
   type Result,
+  refusedVariables,
 } from "./wire.js";
 
 export { type Address, type Event, type Kind, type Process, Refusal, type Status } from "./wire.js";
@@ -126,10 +127,15 @@ function socketPath(named: string | undefined): string {
 
 /** A command runs where and as its caller stands, unless the caller says otherwise. */
 function ownSurroundings(): { cwd: string; env: Record<string, string> } {
+  return { cwd: process.cwd(), env: ownEnvironment() };
+}
+
+/** What this program can hand on of its environment: the contract knows some names that it refuses. */
+export function ownEnvironment(): Record<string, string> {
   const set = Object.entries(process.env).filter((entry): entry is [string, string] => {
-    return entry[1] !== undefined;
+    return entry[1] !== undefined && !refusedVariables.includes(entry[0]);
   });
-  return { cwd: process.cwd(), env: Object.fromEntries(set) };
+  return Object.fromEntries(set);
 }
 
 /** sun_path of unix(7) without its NUL; Node 20 cuts a longer path off and connects to what is left. */

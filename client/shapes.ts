@@ -41,15 +41,15 @@ const envKey = v.pipe(
   v.check((key) => key !== "" && !key.includes("="), "names must be non-empty and without ="),
 );
 /** Names that `v.record` passes over without a word. */
-const unheard = ["__proto__", "constructor", "prototype"];
+export const refusedVariables = ["__proto__", "constructor", "prototype"];
 /** Checked before `v.record` makes an object of its own of it; so its JSON Schema is told apart. */
 export const env = v.pipe(
   v.custom<Record<string, string>>(() => true),
   v.metadata({ type: "object", additionalProperties: { type: "string" } }),
   v.check((input) => !Array.isArray(input), "must be an object, not an array"),
   v.check(
-    (input) => !unheard.some((key) => Object.hasOwn(Object(input), key)),
-    `must not hold ${unheard.join(", ")}`,
+    (input) => !refusedVariables.some((key) => Object.hasOwn(Object(input), key)),
+    `must not hold ${refusedVariables.join(", ")}`,
   ),
   v.record(envKey, text),
 );

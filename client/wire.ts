@@ -38,6 +38,7 @@ export {
   idPattern,
   type Member,
   type Process,
+  refusedVariables,
   type Signal,
   type Status,
   type Stray,

@@ -66,7 +66,7 @@ scenario("a spawned command has its caller's folder and environment", async (sce
       "const client = await connect();",
       'for (const command of [["pwd"], ["env"]]) await client.spawn({ command });',
     ],
-    env,
+    { ...env, prototype: "a name that the contract refuses" },
   );
   is(await program.ended, 0);
   const client = await open();

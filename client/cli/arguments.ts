@@ -4,6 +4,7 @@
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import { InvalidArgumentError } from "commander";
+import { ownEnvironment } from "../client.js";
 import { type Address, idPattern, limits, type Params, type Signal, signals } from "../wire.js";
 
 /** A number is a pid, an id is an id, everything else a name. */
@@ -48,8 +49,10 @@ function folderOf({ cwd, user }: Start): string | undefined {
 
 function environmentOf({ env, clearEnv, user }: Start): Record<string, string> | undefined {
   if (clearEnv) return { ...env };
-  if (user === undefined) return { ...(process.env as Record<string, string>), ...env };
-  return env === undefined ? undefined : { PATH: process.env["PATH"] ?? "", ...env };
+  const own = ownEnvironment();
+  if (user === undefined) return { ...own, ...env };
+  const path = own["PATH"] === undefined ? {} : { PATH: own["PATH"] };
+  return env === undefined ? undefined : { ...path, ...env };
 }
 
 const units: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
