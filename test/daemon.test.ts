@@ -171,7 +171,7 @@ scenario("bad settings are refused by name, before anything is touched", async (
     [["--output-bytes", "1M"], /outputBytes: must be a whole number of bytes/],
     [["--output-bytes", ""], /outputBytes: must be a whole number of bytes/],
     [["--socket", ""], /socket: must not be empty/],
-    [["--socket", pathOf(scene, 104)], /socket: must have at most 103 bytes, as an absolute path/],
+    [["--socket", pathOf(scene, 107)], /a socket's path has at most 106 bytes here: choose a sh/],
     [["--state", ""], /state: must not be empty/],
     [["--containment", "jail"], /containment/],
     [["--log-level", "loud"], /logLevel/],
@@ -206,7 +206,7 @@ function pathOf({ folder }: Scene, bytes: number): string {
 }
 
 scenario("a socket may have the longest path that is allowed", async (scene) => {
-  const daemon = await startDaemon(scene, { socket: pathOf(scene, 103) });
+  const daemon = await startDaemon(scene, { socket: pathOf(scene, 106) });
   ok((await (await daemon.raw()).ask(call("info"))).result);
 });
 

@@ -6,6 +6,14 @@ import { limits } from "../../client/wire.js";
 import { boundTo } from "../kernel/unix.js";
 import { CannotStart, claim } from "./claim.js";
 
+/** sun_path of unix(7), without its NUL and the sign below: Node cuts off what is more. */
+const PATH_BYTES = 106;
+
+/** What it is bound as, and renamed from. */
+function fresh(path: string): string {
+  return `${path}~`;
+}
+
 /**
  * See to it that nobody else listens on `path`: a live socket is left alone, and the lock beside it keeps two
  * daemons from judging the same one stale. To be done before anything else is touched. Throws CannotStart.
@@ -14,9 +22,7 @@ export async function claimSocket(path: string): Promise<void> {
   try {
     checkPlace(path);
     claim(`${path}.lock`, `another procsupd listens on ${path}`);
-    const isThere = existing(path) !== null;
-    if (isThere && (await isAnswered(path)))
-      throw new CannotStart(`another program listens on ${path}`);
+    await checkStale(path);
   } catch (cause) {
     throw cannotListen(path, cause as Error);
   }
@@ -44,10 +50,11 @@ export async function listen(
     return () => undefined;
   }
   try {
-    await bind(server, `${path}.new`, gid === null ? 0o600 : 0o660);
+    await checkStale(path); // somebody may have come while this daemon was made ready
+    await bind(server, fresh(path), gid === null ? 0o600 : 0o660);
     // Its mode came from the umask: chmod would follow a link that somebody had put there instead.
-    if (gid !== null) lchownSync(`${path}.new`, process.geteuid?.() ?? -1, gid);
-    renameSync(`${path}.new`, path);
+    if (gid !== null) lchownSync(fresh(path), process.geteuid?.() ?? -1, gid);
+    renameSync(fresh(path), path);
   } catch (cause) {
     throw cannotListen(path, cause as Error);
   }
@@ -91,8 +98,20 @@ function existing(path: string) {
   return lstatSync(path, { throwIfNoEntry: false }) ?? null;
 }
 
+/** Nothing is there, or a socket on which nobody listens any more. */
+async function checkStale(path: string): Promise<void> {
+  checkPlace(path);
+  if (existing(path) !== null && (await isAnswered(path))) {
+    throw new CannotStart(`another program listens on ${path}`);
+  }
+}
+
 /** Before a lock is put beside it: /etc/passwd.lock means something else. */
 function checkPlace(path: string): void {
+  if (Buffer.byteLength(path) > PATH_BYTES) {
+    const fix = "choose a shorter one with --socket";
+    throw new CannotStart(`${path}: a socket's path has at most ${PATH_BYTES} bytes here: ${fix}`);
+  }
   if (existing(path)?.isSocket() === false) {
     throw new CannotStart(`${path} exists and is no socket: remove it or choose another --socket`);
   }

@@ -30,14 +30,6 @@ const place = v.pipe(
   v.transform((given) => resolve(given)),
 );
 
-/** sun_path of unix(7) without its NUL and the `.new` that it is bound as: Node cuts off what is more. */
-const SOCKET_BYTES = 103;
-
-const socketPlace = v.pipe(
-  place,
-  v.maxBytes(SOCKET_BYTES, `must have at most ${SOCKET_BYTES} bytes, as an absolute path`),
-);
-
 /** What valibot takes lists for too. */
 const anObject = v.custom<Record<string, unknown>>(
   (given) => typeof given === "object" && given !== null && !Array.isArray(given),
@@ -52,7 +44,7 @@ function settingsOf<const T extends v.ObjectEntries>(entries: T) {
 
 /** The file of `--config`: JSON, every field optional. */
 const fileShape = settingsOf({
-  socket: v.optional(socketPlace),
+  socket: v.optional(place),
   state: v.optional(place),
   containment: v.optional(v.picklist(["auto", "cgroup", "group"])),
   logLevel: v.optional(v.picklist(logLevels)),
