@@ -92,23 +92,24 @@ scenario("whoever has had more than a share waits behind who has not", async (sc
   const daemon = await startDaemon(scene);
   const spawnOf = (name: string) =>
     `${JSON.stringify(call("spawn", { command: ["true"], name, output: "null" }))}\n`;
-  const greedy = await Promise.all(Array.from({ length: 8 }, () => daemon.raw()));
+  const greedy = await Promise.all(Array.from({ length: 24 }, () => daemon.raw()));
   const modest = await daemon.raw();
-  ok((await modest.ask(call("list"))).result);
   const each = async (lines: number, send: () => void) => {
     send();
     for (const raw of greedy) for (let n = 0; n < lines; n++) ok((await raw.next()).result);
   };
-  await each(8, () => {
+  await each(4, () => {
     for (const [at, raw] of greedy.entries()) {
-      raw.write(Array.from({ length: 8 }, (_, n) => spawnOf(`first-${at}-${n}`)).join(""));
+      raw.write(Array.from({ length: 4 }, (_, n) => spawnOf(`first-${at}-${n}`)).join(""));
     }
   });
+  // On a busy machine each call may take long for want of a core: of so many not all do.
+  for (let n = 0; n < 20; n++) ok((await modest.ask(call("status", { pid: 1 }))).error);
   // What is sent while it stands still it finds all at once, the modest one's last.
-  await each(4, () => {
+  await each(2, () => {
     process.kill(daemon.pid, "SIGSTOP");
     for (const [at, raw] of greedy.entries()) {
-      raw.write(Array.from({ length: 4 }, (_, n) => spawnOf(`greedy-${at}-${n}`)).join(""));
+      raw.write(Array.from({ length: 2 }, (_, n) => spawnOf(`greedy-${at}-${n}`)).join(""));
     }
     modest.write(spawnOf("modest"));
     process.kill(daemon.pid, "SIGCONT");
@@ -116,8 +117,9 @@ scenario("whoever has had more than a share waits behind who has not", async (sc
   ok((await modest.next()).result);
   const journal = readFileSync(join(daemon.state, "journal"), "utf8");
   const names = [...journal.matchAll(/"name":"(greedy|modest)/g)].map(([, name]) => name);
-  is(names.length, 33);
-  ok(names.indexOf("modest") < 6, names.join());
+  is(names.length, 49);
+  // Were all equal, each of the others would have its turn first.
+  ok(names.indexOf("modest") < 18, names.join());
 });
 
 /** What the daemon has asked the kernel to watch. man 5 proc_pid_fdinfo. */
@@ -242,8 +244,16 @@ scenario(
   async (scene) => {
     const daemon = await visitDaemon(scene);
     const sockets = Array.from({ length: limits.connections }, () => connect(daemon.socket));
-    scene.after(() => {
+    const isPlace = async () => {
+      const raw = await daemon.raw();
+      return raw.ask(call("info")).then(
+        (reply) => reply.result !== undefined,
+        () => false,
+      );
+    };
+    scene.after(async () => {
       for (const socket of sockets) socket.destroy();
+      await until("there are places for whoever cleans up", isPlace);
     });
     await Promise.all(sockets.map((socket) => new Promise((go) => socket.once("connect", go))));
     sockets[0]?.write(`${JSON.stringify(call("info"))}\n`);
@@ -258,13 +268,7 @@ scenario(
     const { kind, facts } = (await client.list({}).catch((cause: Refusal) => cause)) as Refusal;
     equal([kind, facts], ["limit_exceeded", { limit: "connections" }]);
     sockets[1]?.destroy();
-    await until("there is a place again", async () => {
-      const raw = await daemon.raw();
-      return raw.ask(call("info")).then(
-        (reply) => reply.result !== undefined,
-        () => false,
-      );
-    });
+    await until("there is a place again", isPlace);
   },
 );
 
