@@ -243,3 +243,46 @@ scenario(
 function journalOf({ state }: Daemon): string {
   return readFileSync(join(state, "journal"), "utf8");
 }
+
+for (const containment of containments) {
+  scenario(
+    `${containment}: a paused tree is adopted as such, and goes on when resumed`,
+    async (scene) => {
+      const args = ["--containment", containment];
+      const first = await startDaemon(scene, { args });
+      const before = await first.connect();
+      const { id, pid } = await before.spawn({ command: ["sleep", "1000"] });
+      await before.pause({ id });
+      await until("it is paused", () => isPaused(pid ?? 0));
+      await crash(first);
+      const client = await (await startDaemon(scene, { args })).connect();
+      is(isPaused(pid ?? 0), true);
+      await client.resume({ id });
+      await until("it goes on", () => !isPaused(pid ?? 0));
+      is((await client.terminate({ id })).forced, false);
+    },
+  );
+}
+
+scenario(
+  "of a grace there is left what the shortest wish has left, after a crash too",
+  async (scene) => {
+    const first = await startDaemon(scene);
+    const before = await first.connect();
+    const file = join(scene.folder, "terms");
+    const { id } = await before.spawn({ command: [join(programs, "counts-term.sh"), file] });
+    await until("ready", async () => (await before.logs({ id })).text.startsWith("ready"));
+    await before.terminate({ id, graceMs: 60_000, wait: false });
+    const journal = () => readFileSync(join(first.state, "journal"), "utf8");
+    await until("it is warned", () => existsSync(file) && journal().includes('"warned"'));
+    await before.terminate({ id, graceMs: 2_000, wait: false });
+    await before.terminate({ id, graceMs: 60_000, wait: false });
+    await crash(first);
+    const client = await (await startDaemon(scene)).connect();
+    const { process: ended } = await client.wait({ id });
+    equal(
+      [ended.status, ended.signal, readFileSync(file, "utf8")],
+      ["terminated", "SIGKILL", "term\n"],
+    );
+  },
+);

@@ -248,6 +248,13 @@ const strangers: Record<string, (asked: Buffer, socket: net.Socket) => void> = {
     void socket.write('{"jsonrpc":"2.0","method":"event","params":null}\n'),
   "answers bytes": (_, socket) => void socket.write(Buffer.from([0xff, 0xfe, 0x0a])),
   "refuses without a reason": (_, socket) => void socket.write('{"id":null,"error":null}\n'),
+  "never ends its line": (_, socket) => {
+    const more = () => {
+      while (!socket.destroyed && socket.write(Buffer.alloc(1 << 20, "x")));
+    };
+    socket.on("drain", more);
+    more();
+  },
   "hangs up": (_, socket) => void socket.end(),
   resets: (_, socket) => void socket.destroy(),
 };

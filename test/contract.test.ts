@@ -18,11 +18,16 @@ scenario(
     const client = await (await startDaemon(scene)).connect();
     const document = await client.call("rpc.discover", {});
     is(validateOpenRPCDocument(document), true);
-    const described = document["methods"] as { name: string; params: { name: string }[] }[];
+    type Described = { name: string; params: { name: string; required?: boolean }[] };
+    const described = document["methods"] as Described[];
     equal(
       described.map(({ name, params }) => [name, params.map((param) => param.name)]),
       Object.entries(methods).map(([name, { params }]) => [name, Object.keys(params.entries)]),
     );
+    const required = described.flatMap(({ name, params }) =>
+      params.filter((param) => param.required).map((param) => `${name} ${param.name}`),
+    );
+    equal(required, ["spawn command", "signal signal", "unsubscribe subscription"]);
   },
 );
 

@@ -238,11 +238,12 @@ scenario("flag beats environment beats file", async (scene) => {
   const config = join(scene.folder, "config.json");
   const inFile = join(scene.folder, "file.sock");
   const inEnv = join(scene.folder, "env.sock");
-  writeFileSync(config, JSON.stringify({ socket: inFile, historyCount: 7 }));
-  const env = { PROCSUP_CONFIG: config, PROCSUP_SOCKET: inEnv };
+  writeFileSync(config, JSON.stringify({ socket: inFile, historyCount: 7, outputBytes: 70_000 }));
+  const inBoth = { PROCSUP_SOCKET: inEnv, PROCSUP_OUTPUT_BYTES: "80000" };
+  const env = { PROCSUP_CONFIG: config, ...inBoth };
   const byFlag = await startDaemon(scene, { env, state: join(scene.folder, "one") });
   const { limits } = await (await byFlag.connect()).info({});
-  is(limits["historyCount"], 7);
+  equal([limits["historyCount"], limits["outputBytes"]], [7, 80_000]);
   ok(existsSync(byFlag.socket));
   is(existsSync(inEnv), false);
 });

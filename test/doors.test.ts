@@ -5,7 +5,8 @@ import { spawn } from "node:child_process";
 import { chmodSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
-import { equal, is, match } from "uvu/assert";
+import { equal, is, match, ok } from "uvu/assert";
+import { connect as connectClient } from "../client/client.js";
 import { type Limits, limits } from "../client/wire.js";
 import { serve } from "../daemon/doors/accept.js";
 import { peerOf } from "../daemon/doors/caller.js";
@@ -208,6 +209,26 @@ scenario("who is turned away is told in the language it speaks", async (scene) =
   match(failure(over).error, /1 connections already/);
   const line = await openRaw(scene, socket);
   is((await line.next()).error?.data?.["limit"], "connections");
+});
+
+scenario("a place is free again when a user's connection ends", async (scene) => {
+  const { socket } = await serveShort(scene, { ping: () => 1 }, { connectionsPerUser: 2 }, () => 1);
+  for (let count = 0; count < 5; count++) {
+    await until("there is a place", async () => {
+      const raw = await openRaw(scene, socket);
+      const { result } = await raw.ask(call("ping"));
+      raw.socket.destroy();
+      return result !== undefined;
+    });
+  }
+});
+
+scenario("our client is not taken for one that says nothing", async (scene) => {
+  const { socket } = await serveShort(scene, { info: () => ({}) }, { firstByteMs: 50 });
+  const client = await connectClient({ socket });
+  await (await openRaw(scene, socket)).ended; // it says nothing
+  ok(await client.info({}));
+  client.close();
 });
 
 scenario("every limit is shown by info", async (scene) => {

@@ -193,18 +193,33 @@ scenario("of a batch no more is held than fits into its answer", async (scene) =
   ok(grownMib < 150, `${grownMib} MiB`);
 });
 
-scenario("more calls than may be in flight are all answered, in their time", async (scene) => {
+scenario("past the calls that may be under way a connection is read no further", async (scene) => {
   const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });
-  const raw = await daemon.raw();
-  const waits = limits.callsInFlight + 200;
-  for (let n = 0; n < waits; n++) raw.write(`${JSON.stringify(call("wait", { id }, n))}\n`);
-  await assertServes(daemon);
+  const waits = (count: number) => Array.from({ length: count }, (_, n) => call("wait", { id }, n));
+  const behind = (name: string) => JSON.stringify(call("spawn", { command: ["true"], name }));
+  // A batch counts as what it may hold.
+  const batches = Math.ceil(limits.callsInFlight / limits.batchCalls);
+  const lines = {
+    calls: waits(limits.callsInFlight).map((one) => JSON.stringify(one)),
+    batches: Array(batches).fill(JSON.stringify(waits(limits.batchCalls))) as string[],
+  };
+  const raws: [Raw, number][] = [];
+  for (const [name, all] of Object.entries(lines)) {
+    const raw = await daemon.raw();
+    raw.write(`${[...all, behind(name)].join("\n")}\n`);
+    raws.push([raw, all.length + 1]);
+  }
+  // Time enough for what may be read.
+  for (let count = 0; count < 300; count++) await assertServes(daemon);
+  const { processes } = await client.list({ all: true });
+  equal(
+    processes.map(({ name }) => name).filter((name) => name !== null && name in lines),
+    [],
+  );
   await client.terminate({ id });
-  const ids = new Set<unknown>();
-  for (let n = 0; n < waits; n++) ids.add((await raw.next()).id);
-  is(ids.size, waits);
+  for (const [raw, count] of raws) for (let n = 0; n < count; n++) await raw.next();
 });
 
 theDaemonGoes();

@@ -1,6 +1,6 @@
 // What the other methods promise, each seen in the kernel or in the files.
 
-import { existsSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
@@ -300,55 +300,20 @@ scenario("a subscriber hears every change of status, of one process or of all", 
   is(events.length, length);
 });
 
-scenario(
-  "ended processes are kept up to a count, with their output, and then forgotten",
-  async (scene) => {
-    const args = configFile(scene, { historyCount: 2 });
-    const daemon = await startDaemon(scene, { args });
-    const client = await daemon.connect();
-    const ids: string[] = [];
-    for (let count = 0; count < 4; count++) {
-      const { id } = await client.spawn({ command: ["echo", "hi"], name: `n${count}` });
-      await client.wait({ id });
-      ids.push(id);
-    }
-    equal(
-      (await client.list({ all: true })).processes.map(({ id }) => id),
-      ids.slice(2),
-    );
-    is(await kindOf(client.status({ id: ids[0] ?? "" })), "process_not_found");
-    is(await kindOf(client.status({ name: "n0" })), "process_not_found");
-    const files = () =>
-      readdirSync(join(daemon.state, "output")).filter((name) => !name.startsWith("."));
-    await until("the files of the forgotten are gone", () => files().length === 4);
-    ok(existsSync(join(daemon.state, "output", `${ids[3]}.stdout`)));
-  },
-);
-
-scenario("ended processes are forgotten when their age is over", async (scene) => {
-  const args = configFile(scene, { historyAgeMs: 50 });
-  const client = await (await startDaemon(scene, { args })).connect();
-  const { id } = await client.spawn({ command: ["true"] });
-  await until(
-    "it is forgotten",
-    async () => (await kindOf(client.status({ id }))) === "process_not_found",
-  );
+scenario("a connection may hold its limit of subscriptions and not one more", async (scene) => {
+  const { ask } = await (await visitDaemon(scene)).raw();
+  const subscribe = () => ask(call("subscribe"));
+  const { subscription } = (await subscribe()).result ?? {};
+  for (let n = 1; n < limits.subscriptions; n++) ok((await subscribe()).result);
+  is((await subscribe()).error?.data?.["limit"], "subscriptions");
+  ok((await ask(call("unsubscribe", { subscription }))).result);
+  ok((await subscribe()).result);
 });
 
-scenario("ended processes are kept up to a size", async (scene) => {
-  const args = configFile(scene, { historyBytes: 250_000 });
-  const client = await (await startDaemon(scene, { args })).connect();
-  for (let count = 0; count < 4; count++) {
-    const { id } = await client.spawn({ command: ["true", "x".repeat(100_000)] });
-    await client.wait({ id });
-  }
-  is((await client.list({ all: true })).processes.length, 2);
-  const cwd = `/${"/".repeat(4_000)}`;
-  for (let count = 0; count < 70; count++) {
-    const { id } = await client.spawn({ command: ["true"], cwd });
-    await client.wait({ id });
-  }
-  ok((await client.list({ all: true })).processes.length < 64);
+scenario("a refused list holds up no later one of its connection", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  is(await kindOf(client.list({ after: "p000000000000" })), "process_not_found");
+  equal((await client.list({})).processes, []);
 });
 
 scenario("info says what is in force", async (scene) => {

@@ -144,3 +144,12 @@ if (noCgroup !== null) {
     equal(ours(folder), []);
   });
 }
+
+scenario("a key that is none keeps the daemon from starting", async (scene) => {
+  const state = join(scene.folder, "state");
+  mkdirSync(state, { mode: 0o700 });
+  writeFileSync(join(state, "key"), "nonsense\n");
+  const daemon = launchDaemon(scene, { state });
+  is(await daemon.exited, 78);
+  writeFileSync(join(state, "key"), "1\n"); // for who looks for cgroups by it
+});

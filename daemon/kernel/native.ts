@@ -232,7 +232,10 @@ const addChdir = libc.func(
   "int posix_spawn_file_actions_addchdir_np(void *actions, const char *path)",
 );
 
-/** A new session, every signal with its default action and none blocked: nothing of ours is inherited. */
+/**
+ * A new session, every signal with its default action and none blocked: nothing of ours is inherited. glibc
+ * keeps signals 32 and 33 for itself, and leaves them ignored.
+ */
 function prepareAttributes(): void {
   const POSIX_SPAWN_SETSIGDEF = 0x04;
   const POSIX_SPAWN_SETSIGMASK = 0x08;
