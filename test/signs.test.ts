@@ -26,9 +26,12 @@ for (const [sign, command] of [
   scenario(`where no tag can be had members are known by their ${sign}`, async (scene) => {
     const client = await startUntagged(scene);
     const { id } = await client.spawn({ command: [...command] });
+    // And nobody else: whoever was on the way between them has gone.
+    const stands = /^sleep \d+$|& wait$/;
     const pids = await until("both are there", async () => {
       const { members } = await client.status({ id });
-      return members.length === 2 && members.map(({ pid }) => pid);
+      const isAll = members.length === 2 && members.every(({ command: one }) => stands.test(one));
+      return isAll && members.map(({ pid }) => pid);
     });
     is((await client.terminate({ id })).ended, 2);
     equal(pids.map(isAlive), [false, false]);
