@@ -1,4 +1,4 @@
-// The test runner: every *.test.js in a process of its own, four at a time, with a time limit. uvu exits
+// The test runner: every *.test.js in a process of its own, five at a time, with a time limit. uvu exits
 // 0 on throwing hooks, forgotten runs and left-over `only`s, so a file
 // counts only by what it printed: how many scenarios ran and how many of them passed.
 
@@ -7,7 +7,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 
 const FILE_LIMIT_MS = 170_000;
-const AT_ONCE = 4;
+const AT_ONCE = 5;
 
 type Counts = { passed: number; failed: number; skipped: number };
 
