@@ -57,10 +57,6 @@ export const command = v.pipe(
   v.array(text),
   v.minLength(1, "must name a program"),
   v.check((argv) => argv[0] !== "", "must name a program"),
-  v.check(
-    (argv) => Buffer.byteLength(JSON.stringify(argv)) <= limits.commandBytes,
-    `must be at most ${limits.commandBytes} bytes long`,
-  ),
   v.description("argv; never a shell string"),
 );
 export const cwd = v.pipe(

@@ -75,7 +75,13 @@ export const methods = {
   spawn: {
     summary: "Run a command in a group of its own, detached from caller and daemon.",
     params: v.strictObject({
-      command,
+      command: v.pipe(
+        command,
+        v.check(
+          (argv) => Buffer.byteLength(JSON.stringify(argv)) <= limits.commandBytes,
+          `must be at most ${limits.commandBytes} bytes long`,
+        ),
+      ),
       name: v.optional(name),
       cwd: v.optional(cwd, "/"),
       env: v.optional(env),
