@@ -4,7 +4,6 @@
 import { sitOut } from "../kernel/reserve.js";
 import type { Event, Exit, Stage } from "../life/state.js";
 import type { Containment, Leader } from "../tree/containment.js";
-import { bearTag, shedTag } from "../tree/tag.js";
 import { descend } from "./supervisor.js";
 import { apply, type Entry, hasTree, type Table } from "./table.js";
 
@@ -28,7 +27,6 @@ async function untilOver(
   leader: Leader,
   tree: Containment,
 ): Promise<void> {
-  bearTag(table.tags, entry.id);
   await leader.exited;
   const nowMs = Date.now();
   const isOver = await tree.isEmpty();
@@ -48,7 +46,6 @@ async function untilOver(
     await tree.emptied();
     apply(table, entry, { on: "emptied", nowMs: Date.now() });
   }
-  shedTag(table.tags, entry.id);
 }
 
 /** Its leader's end, unless that was on record before. */

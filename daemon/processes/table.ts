@@ -18,7 +18,7 @@ import { type OutputFolder, removeOutput } from "../output/output.js";
 import type { Log } from "../runtime/log.js";
 import type { Containing, Containment, Leader } from "../tree/containment.js";
 import type { Ladder } from "../tree/ladder.js";
-import type { Tags } from "../tree/tag.js";
+import { bearTag, shedTag, type Tags } from "../tree/tag.js";
 import { controls, countLiving, createTakings, type Takings, type Viewer } from "./access.js";
 
 /** One process: what it is, where its life stands, and what works on it now. */
@@ -233,6 +233,7 @@ export function bringToLife(table: Table, entry: Entry, leader: Leader, tree: Co
   entry.tree = tree;
   table.living += 1;
   countLiving(table.takings, entry.spec.owner.uid, 1);
+  bearTag(table.tags, entry.id);
   const lastLook = capOutput(table.output, entry.id);
   entry.waiters.add(() => setImmediate(lastLook)); // whoever waits for the end is answered first
 }
@@ -272,6 +273,7 @@ function settle(table: Table, entry: Entry): void {
   if (entry.tree !== null) {
     table.living -= 1;
     countLiving(table.takings, entry.spec.owner.uid, -1);
+    shedTag(table.tags, entry.id);
   }
   const { tree, leader, look } = entry;
   entry.look = null;
