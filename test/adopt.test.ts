@@ -5,11 +5,11 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
-import { Refusal } from "../client/wire.js";
 import { hold, signalGroup } from "../daemon/kernel/pidfd.js";
 import { holdAdopted } from "../daemon/tree/leader.js";
 import { containments, isPaused } from "./cage.js";
 import { crash, type Daemon, programs, rewriteJournal, startDaemon } from "./daemon.js";
+import { kindOf } from "./outcomes.js";
 import { isAlive, type Scene, scenario, statFields, until, within } from "./scenario.js";
 
 async function spawnReady(client: Client, command: string[], more: object = {}) {
@@ -20,16 +20,6 @@ async function spawnReady(client: Client, command: string[], more: object = {}) 
 
 function program(name: string, ...args: string[]): string[] {
   return [join(programs, name), ...args];
-}
-
-async function kindOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-    return "none";
-  } catch (error) {
-    if (error instanceof Refusal) return error.kind;
-    throw error;
-  }
 }
 
 for (const containment of containments) {

@@ -3,16 +3,10 @@
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is } from "uvu/assert";
-import type { Client } from "../client/client.js";
 import { containments } from "./cage.js";
 import { startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { outputOf } from "./outcomes.js";
 import { scenario, until } from "./scenario.js";
-
-async function outputOf(client: Client, params: Parameters<Client["spawn"]>[0]): Promise<string> {
-  const { id } = await client.spawn(params);
-  await client.wait({ id });
-  return (await client.logs({ id })).text;
-}
 
 scenario("what the daemon inherited does not reach a command", async (scene) => {
   // Node itself closes the first sixteen descriptors.

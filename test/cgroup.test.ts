@@ -5,11 +5,10 @@ import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { noCgroup, openCgroup } from "./cage.js";
 import { programs, startDaemon } from "./daemon.js";
-import { type Scene, scenario, skipped, until, whyNot } from "./scenario.js";
+import { type Scene, scenarioUnless, until, whyNot } from "./scenario.js";
 
 function scenarioOf(name: string, body: (scene: Scene) => Promise<void>): void {
-  if (noCgroup === null) scenario(name, body, 60_000);
-  else skipped(name, noCgroup);
+  scenarioUnless(noCgroup, name, body, 60_000);
 }
 
 scenarioOf("an empty cgroup of ours that somebody removes is made anew", async (scene) => {

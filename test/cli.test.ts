@@ -9,7 +9,7 @@ import type { Process } from "../client/client.js";
 import { isPaused } from "./cage.js";
 import { documentOf, setUp, sleep, start } from "./cli.js";
 import { programs } from "./daemon.js";
-import { isAlive, scenario, skipped, until } from "./scenario.js";
+import { isAlive, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
 
 const words = (text: string) => text.split(" ").filter((word) => word !== "");
 
@@ -57,20 +57,17 @@ scenario("start passes its options on", async (scene) => {
 });
 
 const asOther = "start as another user hands on nothing but what is said";
-if (process.getuid?.() !== 0) skipped(asOther, "needs root, to run as somebody else");
-else {
-  scenario(asOther, async (scene) => {
-    const { cli, client } = await setUp(scene);
-    const tell = ["sh", "-c", 'echo "$USER $HOME $PWD $MARK $PATH"'];
-    const said = async (...options: string[]) => {
-      const pid = Number((await cli("start", "--user", "nobody", ...options, ...tell)).out);
-      await client.wait({ pid });
-      return (await client.logs({ pid })).text.split(" ").slice(0, 4);
-    };
-    equal(await said(), ["nobody", "/nonexistent", "/", ""]);
-    equal(await said("--cwd", "/usr", "-e", "MARK=x"), ["", "", "/usr", "x"]);
-  });
-}
+scenarioUnless(unlessRoot("to run as somebody else"), asOther, async (scene) => {
+  const { cli, client } = await setUp(scene);
+  const tell = ["sh", "-c", 'echo "$USER $HOME $PWD $MARK $PATH"'];
+  const said = async (...options: string[]) => {
+    const pid = Number((await cli("start", "--user", "nobody", ...options, ...tell)).out);
+    await client.wait({ pid });
+    return (await client.logs({ pid })).text.split(" ").slice(0, 4);
+  };
+  equal(await said(), ["nobody", "/nonexistent", "/", ""]);
+  equal(await said("--cwd", "/usr", "-e", "MARK=x"), ["", "", "/usr", "x"]);
+});
 
 scenario("start leaves the command's own flags alone", async (scene) => {
   const { cli, client } = await setUp(scene);

@@ -4,10 +4,11 @@ import net from "node:net";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { equal, is, match, ok } from "uvu/assert";
-import { type Client, connect, Disconnected, type Event, Refusal } from "../client/client.js";
+import { connect, Disconnected, type Event, Refusal } from "../client/client.js";
 import { limits } from "../client/wire.js";
 import { createLatch } from "./cli.js";
 import { call, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { outputOf } from "./outcomes.js";
 import { type Scene, scenario, until } from "./scenario.js";
 
 async function refusal(promise: Promise<unknown>): Promise<Refusal> {
@@ -30,12 +31,6 @@ function reasonOf(promise: Promise<unknown>): Promise<unknown> {
 }
 
 /** A process that writes its command's output and ends. */
-async function outputOf(client: Client, params: Parameters<Client["spawn"]>[0]): Promise<string> {
-  const { id } = await client.spawn(params);
-  await client.wait({ id });
-  return (await client.logs({ id })).text;
-}
-
 /** A program that carries the client library: an ES module with `connect` at hand. */
 function runProgram(scene: Scene, lines: string[], env: Record<string, string>) {
   const library = pathToFileURL(join(import.meta.dirname, "../client/client.js")).href;

@@ -16,7 +16,7 @@ import { connect } from "../client/client.js";
 import { noCgroup, openCgroup } from "./cage.js";
 import { call, daemonFile, launchDaemon, programs, startDaemon } from "./daemon.js";
 import { ask } from "./http.js";
-import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, scenarioUnless, until } from "./scenario.js";
 
 const logged = (log: string[], word: string) => log.some((line) => line.includes(word));
 
@@ -128,32 +128,29 @@ scenario("while it goes down it starts nothing, and still answers", async (scene
 
 const asking = "while it asks the manager what it is to do it starts nothing either";
 
-if (noCgroup !== null) skipped(asking, noCgroup);
-else {
-  scenario(asking, async (scene) => {
-    const unit = join(openCgroup(scene).folder, "x.service");
-    mkdirSync(unit);
-    const [asked, told] = [join(scene.folder, "asked"), join(scene.folder, "told")];
-    const answer = "echo 1 x.service restart running";
-    const script = `#!/bin/sh\n>${asked}\nuntil [ -e ${told} ]; do sleep 0.01; done\n${answer}\n`;
-    writeFileSync(join(scene.folder, "systemctl"), script, { mode: 0o755 });
-    const prefix = ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', unit];
-    const env = {
-      PATH: `${scene.folder}:${process.env["PATH"]}`,
-      NOTIFY_SOCKET: join(scene.folder, "notify"),
-    };
-    const daemon = await startDaemon(scene, { prefix, env, args: ["--containment", "group"] });
-    const raw = await daemon.raw();
-    daemon.child.kill("SIGTERM");
-    await until("it asks", () => existsSync(asked));
-    const refused = (await raw.ask(call("spawn", { command: ["true"] }))).error;
-    is(refused?.data?.["kind"], "shutting_down");
-    is((await ask(daemon.socket, "/healthz", { method: "GET" })).status, 503);
-    writeFileSync(told, "");
-    is(await daemon.exited, 0);
-    ok(logged(daemon.log, '"left"'));
-  });
-}
+scenarioUnless(noCgroup, asking, async (scene) => {
+  const unit = join(openCgroup(scene).folder, "x.service");
+  mkdirSync(unit);
+  const [asked, told] = [join(scene.folder, "asked"), join(scene.folder, "told")];
+  const answer = "echo 1 x.service restart running";
+  const script = `#!/bin/sh\n>${asked}\nuntil [ -e ${told} ]; do sleep 0.01; done\n${answer}\n`;
+  writeFileSync(join(scene.folder, "systemctl"), script, { mode: 0o755 });
+  const prefix = ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', unit];
+  const env = {
+    PATH: `${scene.folder}:${process.env["PATH"]}`,
+    NOTIFY_SOCKET: join(scene.folder, "notify"),
+  };
+  const daemon = await startDaemon(scene, { prefix, env, args: ["--containment", "group"] });
+  const raw = await daemon.raw();
+  daemon.child.kill("SIGTERM");
+  await until("it asks", () => existsSync(asked));
+  const refused = (await raw.ask(call("spawn", { command: ["true"] }))).error;
+  is(refused?.data?.["kind"], "shutting_down");
+  is((await ask(daemon.socket, "/healthz", { method: "GET" })).status, 503);
+  writeFileSync(told, "");
+  is(await daemon.exited, 0);
+  ok(logged(daemon.log, '"left"'));
+});
 
 /** It does not start with these flags, says why, and has touched nothing. */
 async function isRefused(scene: Scene, args: string[], why: RegExp): Promise<void> {

@@ -3,16 +3,9 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
-import { Refusal } from "../client/wire.js";
 import { configFile, crash, startDaemon } from "./daemon.js";
+import { kindOf } from "./outcomes.js";
 import { scenario, until } from "./scenario.js";
-
-async function kindOf(promise: Promise<unknown>): Promise<string> {
-  return promise.then(
-    () => "no refusal",
-    (error: unknown) => (error instanceof Refusal ? error.kind : String(error)),
-  );
-}
 
 scenario(
   "ended processes are kept up to a count, with their output, and then forgotten",

@@ -3,9 +3,9 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { is } from "uvu/assert";
-import { cgroupOf, containments } from "./cage.js";
+import { cgroupOf, containments, noCgroup } from "./cage.js";
 import { crash, type Daemon, startDaemon } from "./daemon.js";
-import { isAlive, type Scene, scenario, skipped, statFields, until } from "./scenario.js";
+import { isAlive, scenario, scenarioUnless, statFields, until } from "./scenario.js";
 
 for (const containment of containments) {
   const what = "what has ended leaves neither a descriptor nor a zombie";
@@ -31,18 +31,13 @@ for (const containment of containments) {
   });
 }
 
-function inCgroups(name: string, body: (scene: Scene) => Promise<void>): void {
-  if (containments.includes("cgroup")) scenario(name, body);
-  else skipped(name, "no cgroup can be made here");
-}
-
 /** Where a daemon holds its processes. */
 function baseOf({ state }: Daemon): string {
   const key = Number(readFileSync(join(state, "key"), "utf8"));
   return join(cgroupOf(process.pid) ?? "", `procsup-${key.toString(16).padStart(8, "0")}`);
 }
 
-inCgroups("a stop leaves no cgroup", async (scene) => {
+scenarioUnless(noCgroup, "a stop leaves no cgroup", async (scene) => {
   const daemon = await startDaemon(scene);
   const base = baseOf(daemon);
   is(existsSync(base), true);
@@ -51,15 +46,19 @@ inCgroups("a stop leaves no cgroup", async (scene) => {
   is(existsSync(base), false);
 });
 
-inCgroups("a cgroup in which nobody lives any more is swept at the next start", async (scene) => {
-  const first = await startDaemon(scene);
-  const { id, pid } = await (await first.connect()).spawn({ command: ["sleep", "1000"] });
-  const room = join(baseOf(first), id);
-  await until("it is in", () => cgroupOf(pid ?? 0) === room);
-  await crash(first);
-  process.kill(pid ?? 0, "SIGKILL");
-  await until("it is gone", () => !isAlive(pid ?? 0));
-  rmSync(join(first.state, "journal"));
-  await startDaemon(scene);
-  await until("it is swept", () => !existsSync(room));
-});
+scenarioUnless(
+  noCgroup,
+  "a cgroup in which nobody lives any more is swept at the next start",
+  async (scene) => {
+    const first = await startDaemon(scene);
+    const { id, pid } = await (await first.connect()).spawn({ command: ["sleep", "1000"] });
+    const room = join(baseOf(first), id);
+    await until("it is in", () => cgroupOf(pid ?? 0) === room);
+    await crash(first);
+    process.kill(pid ?? 0, "SIGKILL");
+    await until("it is gone", () => !isAlive(pid ?? 0));
+    rmSync(join(first.state, "journal"));
+    await startDaemon(scene);
+    await until("it is swept", () => !existsSync(room));
+  },
+);

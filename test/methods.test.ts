@@ -4,9 +4,10 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
-import { limits, Refusal } from "../client/wire.js";
+import { limits, type Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
 import { call, configFile, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { kindOf } from "./outcomes.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 async function startForking(client: Client) {
@@ -16,13 +17,6 @@ async function startForking(client: Client) {
     return slice.text.endsWith("\n") && slice.text;
   });
   return { id, pid: pid ?? 0, child: Number(text.split(" ")[1]) };
-}
-
-async function kindOf(promise: Promise<unknown>): Promise<string> {
-  return promise.then(
-    () => "no refusal",
-    (error: unknown) => (error instanceof Refusal ? error.kind : String(error)),
-  );
 }
 
 scenario("status lists the living members as the kernel has them", async (scene) => {

@@ -19,7 +19,7 @@ import { Refusal } from "../client/wire.js";
 import { enterCgroup } from "../daemon/tree/gate.js";
 import { containments } from "./cage.js";
 import { startDaemon } from "./daemon.js";
-import { scenario, skipped, whyNot } from "./scenario.js";
+import { scenario, scenarioUnless, whyNot } from "./scenario.js";
 
 async function refusedSpawn(client: Client, params: Parameters<Client["spawn"]>[0]) {
   try {
@@ -164,17 +164,14 @@ const asRootOfNobody = ["unshare", "-Ur"];
 const noUserSpace = whyNot([...asRootOfNobody, "true"]);
 const CANNOT_BECOME = "a root who cannot become others says so, and keeps nothing";
 
-if (noUserSpace !== null) skipped(CANNOT_BECOME, noUserSpace);
-else {
-  scenario(CANNOT_BECOME, async (scene) => {
-    // Root of a user's namespace may not change its groups. man 7 user_namespaces.
-    const args = ["--containment", "group"];
-    const client = await (await startDaemon(scene, { prefix: asRootOfNobody, args })).connect();
-    const command = ["true"];
-    for (const _ of ["the first", "another of that name"]) {
-      const { kind, facts } = await refusedSpawn(client, { command, user: "nobody", name: "one" });
-      equal([kind, facts["stage"], facts["errno"]], ["spawn_failed", "exec", "EPERM"]);
-      is((await client.status({ name: "one" })).status, "failed");
-    }
-  });
-}
+scenarioUnless(noUserSpace, CANNOT_BECOME, async (scene) => {
+  // Root of a user's namespace may not change its groups. man 7 user_namespaces.
+  const args = ["--containment", "group"];
+  const client = await (await startDaemon(scene, { prefix: asRootOfNobody, args })).connect();
+  const command = ["true"];
+  for (const _ of ["the first", "another of that name"]) {
+    const { kind, facts } = await refusedSpawn(client, { command, user: "nobody", name: "one" });
+    equal([kind, facts["stage"], facts["errno"]], ["spawn_failed", "exec", "EPERM"]);
+    is((await client.status({ name: "one" })).status, "failed");
+  }
+});

@@ -9,7 +9,7 @@ import type { OutputFolder } from "../daemon/output/output.js";
 import { readOutput } from "../daemon/output/reading.js";
 import { createLatch } from "./cli.js";
 import { call, type Daemon, type StartOptions, startDaemon } from "./daemon.js";
-import { bearers, type Scene, scenario, skipped, until, whyNot } from "./scenario.js";
+import { bearers, type Scene, scenario, scenarioUnless, until, whyNot } from "./scenario.js";
 
 const CAP = 1024 * 1024;
 /** What a file system may take beside the data, to know where it lies. */
@@ -253,93 +253,84 @@ const NO_WATCHES = 'echo 0 >/proc/sys/user/max_inotify_watches && exec "$@"';
 const noUserSpace = whyNot(["unshare", "-Ur", "sh", "-c", NO_WATCHES, "sh", "true"]);
 const WITHOUT_WATCHES = "without a watch to be had the cap holds all the same";
 
-if (noUserSpace !== null) skipped(WITHOUT_WATCHES, noUserSpace);
-else {
-  scenario(WITHOUT_WATCHES, async (scene) => {
-    const prefix = ["unshare", "-Ur", "sh", "-c", NO_WATCHES, "sh"];
-    const env = { PROCSUP_CONTAINMENT: "group" };
-    const daemon = await startCapped(scene, { prefix, env });
-    const client = await daemon.connect();
-    const latch = createLatch(scene);
-    const more = numbered(LINES, 2 * LINES - 1);
-    const script = `${numbered(0, LINES - 1)}; read _ <${latch.path}; ${more}; exec sleep 1000`;
-    const id = await spawnShell(client, script);
-    await untilCapped(daemon, id, 10 * LINES);
-    latch.open();
-    await untilCapped(daemon, id, 20 * LINES);
-    is(isWatched(daemon.pid, fileOf(daemon, id).ino), false);
-    equal(
-      daemon.log.filter((line) => line.includes("cannot hold the cap")),
-      [],
-    );
-  });
-}
+scenarioUnless(noUserSpace, WITHOUT_WATCHES, async (scene) => {
+  const prefix = ["unshare", "-Ur", "sh", "-c", NO_WATCHES, "sh"];
+  const env = { PROCSUP_CONTAINMENT: "group" };
+  const daemon = await startCapped(scene, { prefix, env });
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const more = numbered(LINES, 2 * LINES - 1);
+  const script = `${numbered(0, LINES - 1)}; read _ <${latch.path}; ${more}; exec sleep 1000`;
+  const id = await spawnShell(client, script);
+  await untilCapped(daemon, id, 10 * LINES);
+  latch.open();
+  await untilCapped(daemon, id, 20 * LINES);
+  is(isWatched(daemon.pid, fileOf(daemon, id).ino), false);
+  equal(
+    daemon.log.filter((line) => line.includes("cannot hold the cap")),
+    [],
+  );
+});
 
 /** A file system that keeps its files in memory, and knows no holes. */
 const ON_RAMFS = 'mkdir -p "$0" && mount -t ramfs none "$0" && exec "$@"';
 const noRamfs = whyNot(["unshare", "-m", "mount", "-t", "ramfs", "none", "/mnt"]);
 const WITHOUT_HOLES = "where holes cannot be punched, what is lost is told and offsets stay true";
 
-if (noRamfs !== null) skipped(WITHOUT_HOLES, noRamfs);
-else {
-  scenario(WITHOUT_HOLES, async (scene) => {
-    const prefix = ["unshare", "-m", "sh", "-c", ON_RAMFS, join(scene.folder, "state")];
-    const daemon = await startCapped(scene, { prefix });
-    const client = await daemon.connect();
-    const latch = createLatch(scene);
-    // Each in one write, and quiet after it: nothing can slip between the calls of a truncation.
-    const part = 600_000;
-    const chunk = (from: number) =>
-      `${numbered(from / 10, (from + part) / 10 - 1)} | dd bs=${part} iflag=fullblock status=none`;
-    const offsets = [0, 1, 2, 3, 4, 5].map((at) => at * part);
-    const script = offsets.map((from) => `${chunk(from)}; read _ <${latch.path}`).join("; ");
-    const id = await spawnShell(client, script);
-    const texts: string[] = [];
-    for (const from of offsets) {
-      const size = from + part;
-      await untilCapped(daemon, id, size);
-      const slice = await client.logs({ id, from: 0, maxBytes: limits.logBytes });
-      is(slice.from, slice.oldest);
-      await until("it is told", () => isKeptFrom(slice.oldest, lostOf(daemon)));
-      isInPlace(slice.text, slice.from);
-      const last = await client.logs({ id, tailLines: 20_000 });
-      equal([last.from, last.oldest], [size - 200_000, slice.oldest]);
-      isInPlace(last.text, last.from);
-      const anew = { ...stranger(dirname(fileOf(daemon, id).path)), punches: false };
-      const range = { maxBytes: limits.logBytes };
-      equal(
-        [slice.oldest, slice.text],
-        await readOutput(anew, id, "stdout", range, true).then((one) => [one.oldest, one.text]),
-      );
-      texts.push(slice.text);
-      latch.open();
-    }
-    const truncated = daemon.log.filter((line) => line.includes("output was truncated"));
-    is(truncated.length, new Set(texts).size - 1);
-    ok(truncated.length > 1);
-  });
-}
+scenarioUnless(noRamfs, WITHOUT_HOLES, async (scene) => {
+  const prefix = ["unshare", "-m", "sh", "-c", ON_RAMFS, join(scene.folder, "state")];
+  const daemon = await startCapped(scene, { prefix });
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  // Each in one write, and quiet after it: nothing can slip between the calls of a truncation.
+  const part = 600_000;
+  const chunk = (from: number) =>
+    `${numbered(from / 10, (from + part) / 10 - 1)} | dd bs=${part} iflag=fullblock status=none`;
+  const offsets = [0, 1, 2, 3, 4, 5].map((at) => at * part);
+  const script = offsets.map((from) => `${chunk(from)}; read _ <${latch.path}`).join("; ");
+  const id = await spawnShell(client, script);
+  const texts: string[] = [];
+  for (const from of offsets) {
+    const size = from + part;
+    await untilCapped(daemon, id, size);
+    const slice = await client.logs({ id, from: 0, maxBytes: limits.logBytes });
+    is(slice.from, slice.oldest);
+    await until("it is told", () => isKeptFrom(slice.oldest, lostOf(daemon)));
+    isInPlace(slice.text, slice.from);
+    const last = await client.logs({ id, tailLines: 20_000 });
+    equal([last.from, last.oldest], [size - 200_000, slice.oldest]);
+    isInPlace(last.text, last.from);
+    const anew = { ...stranger(dirname(fileOf(daemon, id).path)), punches: false };
+    const range = { maxBytes: limits.logBytes };
+    equal(
+      [slice.oldest, slice.text],
+      await readOutput(anew, id, "stdout", range, true).then((one) => [one.oldest, one.text]),
+    );
+    texts.push(slice.text);
+    latch.open();
+  }
+  const truncated = daemon.log.filter((line) => line.includes("output was truncated"));
+  is(truncated.length, new Set(texts).size - 1);
+  ok(truncated.length > 1);
+});
 
 const IN_FULL_FLOW = "where holes cannot be punched, a writer in full flow keeps its offsets";
 
-if (noRamfs !== null) skipped(IN_FULL_FLOW, noRamfs);
-else {
-  scenario(IN_FULL_FLOW, async (scene) => {
-    const prefix = ["unshare", "-m", "sh", "-c", ON_RAMFS, join(scene.folder, "state")];
-    const daemon = await startCapped(scene, { prefix });
-    const client = await daemon.connect();
-    const id = await spawnShell(client, numbered(0, 5 * LINES - 1));
-    await client.wait({ id });
-    await until("the cap holds", () => fileOf(daemon, id).diskBytes <= CAP + 4 * TREE_BYTES);
-    const { text } = await client.logs({ id });
-    const lines = text.split("\n").slice(0, -1).map(Number);
-    equal(
-      lines.filter((line, at) => line !== (lines[0] ?? 0) + at),
-      [],
-    );
-    ok(lines.length > 0);
-  });
-}
+scenarioUnless(noRamfs, IN_FULL_FLOW, async (scene) => {
+  const prefix = ["unshare", "-m", "sh", "-c", ON_RAMFS, join(scene.folder, "state")];
+  const daemon = await startCapped(scene, { prefix });
+  const client = await daemon.connect();
+  const id = await spawnShell(client, numbered(0, 5 * LINES - 1));
+  await client.wait({ id });
+  await until("the cap holds", () => fileOf(daemon, id).diskBytes <= CAP + 4 * TREE_BYTES);
+  const { text } = await client.logs({ id });
+  const lines = text.split("\n").slice(0, -1).map(Number);
+  equal(
+    lines.filter((line, at) => line !== (lines[0] ?? 0) + at),
+    [],
+  );
+  ok(lines.length > 0);
+});
 
 /** What the log has told to be lost. */
 function lostOf({ log }: Daemon): number {

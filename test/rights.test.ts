@@ -7,28 +7,33 @@ import { Refusal } from "../client/wire.js";
 import { admit } from "../daemon/processes/access.js";
 import { call, openRaw } from "./daemon.js";
 import { connectingAs, groupOf, overLines, people, startForAll } from "./people.js";
-import { type Scene, scenario, skipped, until } from "./scenario.js";
+import { scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
 
-function asRoot(name: string, body: (scene: Scene) => Promise<void>): void {
-  if (process.getuid?.() === 0) scenario(name, body);
-  else skipped(name, "needs root, to call as somebody else");
-}
+const needsRoot = unlessRoot("to call as somebody else");
 
-asRoot("after looking with a caller's eyes the daemon is itself again", async (scene) => {
-  const daemon = await startForAll(scene, "group");
-  const owner = await overLines(scene, daemon, "owner");
-  ok((await owner.ask("spawn", { command: ["true"] })).result);
-  const linesOf = (path: string) => readFileSync(path, "utf8").match(/^(Uid|Gid|Groups):.*$/gm);
-  equal(linesOf(`/proc/${daemon.pid}/status`), linesOf("/proc/self/status"));
-});
+scenarioUnless(
+  needsRoot,
+  "after looking with a caller's eyes the daemon is itself again",
+  async (scene) => {
+    const daemon = await startForAll(scene, "group");
+    const owner = await overLines(scene, daemon, "owner");
+    ok((await owner.ask("spawn", { command: ["true"] })).result);
+    const linesOf = (path: string) => readFileSync(path, "utf8").match(/^(Uid|Gid|Groups):.*$/gm);
+    equal(linesOf(`/proc/${daemon.pid}/status`), linesOf("/proc/self/status"));
+  },
+);
 
-asRoot("who has the admin group beside their own controls all", async (scene) => {
-  const daemon = await startForAll(scene, "group");
-  const { pid } = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
-  const admins = Number(groupOf(people.admin));
-  const admin = await connectingAs("member", () => openRaw(scene, daemon.socket), admins);
-  ok((await admin.ask(call("terminate", { pid }))).result);
-});
+scenarioUnless(
+  needsRoot,
+  "who has the admin group beside their own controls all",
+  async (scene) => {
+    const daemon = await startForAll(scene, "group");
+    const { pid } = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
+    const admins = Number(groupOf(people.admin));
+    const admin = await connectingAs("member", () => openRaw(scene, daemon.socket), admins);
+    ok((await admin.ask(call("terminate", { pid }))).result);
+  },
+);
 
 scenario("a daemon of a user's serves that user and root only", () => {
   const outcomeOf = (uid: number) => {
@@ -40,27 +45,35 @@ scenario("a daemon of a user's serves that user and root only", () => {
   equal([1_001, 1_002].map(outcomeOf), ["permission_denied", "permission_denied"]);
 });
 
-asRoot("what is set for everybody else is theirs, and never root's", async (scene) => {
-  const daemon = await startForAll(scene, "group", { "*": { barred: true } });
-  const member = await connectingAs("member", () => openRaw(scene, daemon.socket));
-  is((await member.next()).error?.data?.["kind"], "permission_denied");
-  ok((await (await daemon.raw()).ask(call("info"))).result);
-});
+scenarioUnless(
+  needsRoot,
+  "what is set for everybody else is theirs, and never root's",
+  async (scene) => {
+    const daemon = await startForAll(scene, "group", { "*": { barred: true } });
+    const member = await connectingAs("member", () => openRaw(scene, daemon.socket));
+    is((await member.next()).error?.data?.["kind"], "permission_denied");
+    ok((await (await daemon.raw()).ask(call("info"))).result);
+  },
+);
 
-asRoot("a subscriber to all hears of nobody else's, and a denial is on record", async (scene) => {
-  const daemon = await startForAll(scene, "group");
-  const member = await connectingAs("member", () => openRaw(scene, daemon.socket));
-  ok((await member.ask(call("subscribe"))).result);
-  const root = await daemon.connect();
-  const { id, pid } = await root.spawn({ command: ["true"] });
-  await root.wait({ id });
-  // An event would have come first.
-  is((await member.ask(call("status", { pid }))).error?.data?.["kind"], "permission_denied");
-  const denial = new RegExp(
-    `"callerName":"${people.member}".*"method":"status".*"outcome":"permission_denied"`,
-  );
-  await until("it is on record", () => daemon.log.some((line) => denial.test(line)));
-});
+scenarioUnless(
+  needsRoot,
+  "a subscriber to all hears of nobody else's, and a denial is on record",
+  async (scene) => {
+    const daemon = await startForAll(scene, "group");
+    const member = await connectingAs("member", () => openRaw(scene, daemon.socket));
+    ok((await member.ask(call("subscribe"))).result);
+    const root = await daemon.connect();
+    const { id, pid } = await root.spawn({ command: ["true"] });
+    await root.wait({ id });
+    // An event would have come first.
+    is((await member.ask(call("status", { pid }))).error?.data?.["kind"], "permission_denied");
+    const denial = new RegExp(
+      `"callerName":"${people.member}".*"method":"status".*"outcome":"permission_denied"`,
+    );
+    await until("it is on record", () => daemon.log.some((line) => denial.test(line)));
+  },
+);
 
 const spawnByHand = `
   const socket = require("net").connect(process.argv[1]);
@@ -68,11 +81,15 @@ const spawnByHand = `
   socket.once("data", (line) => { console.log(String(line)); socket.destroy(); });
 `;
 
-asRoot("who has no account runs as their number, and as nobody else", async (scene) => {
-  const daemon = await startForAll(scene, "group");
-  const nobodys = { uid: 54_321, gid: 54_321, cwd: "/", encoding: "utf8" } as const;
-  const { stdout } = spawnSync(process.execPath, ["-e", spawnByHand, daemon.socket], nobodys);
-  const { result } = JSON.parse(stdout) as { result: { pid: number; user: string } };
-  is(result.user, "54321");
-  await until("it is theirs", () => statSync(`/proc/${result.pid}`).uid === 54_321);
-});
+scenarioUnless(
+  needsRoot,
+  "who has no account runs as their number, and as nobody else",
+  async (scene) => {
+    const daemon = await startForAll(scene, "group");
+    const nobodys = { uid: 54_321, gid: 54_321, cwd: "/", encoding: "utf8" } as const;
+    const { stdout } = spawnSync(process.execPath, ["-e", spawnByHand, daemon.socket], nobodys);
+    const { result } = JSON.parse(stdout) as { result: { pid: number; user: string } };
+    is(result.user, "54321");
+    await until("it is theirs", () => statSync(`/proc/${result.pid}`).uid === 54_321);
+  },
+);

@@ -55,6 +55,22 @@ export function skipped(name: string, reason: string): void {
   test.run();
 }
 
+/** As `scenario`, where `why` is null; else it is skipped, and that is why. */
+export function scenarioUnless(
+  why: string | null,
+  name: string,
+  body: (scene: Scene) => void | Promise<void>,
+  limitMs = LIMIT_MS,
+): void {
+  if (why === null) scenario(name, body, limitMs);
+  else skipped(name, why);
+}
+
+/** Null for root, who alone can do `what`. */
+export function unlessRoot(what: string): string | null {
+  return process.getuid?.() === 0 ? null : `needs root, ${what}`;
+}
+
 /** Null when this machine lets us run that, else what it says. */
 export function whyNot([file = "", ...args]: readonly string[]): string | null {
   const { status, stderr, error } = spawnSync(file, args, { encoding: "utf8" });

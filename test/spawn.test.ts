@@ -3,19 +3,13 @@ import net from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
-import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
 import { call, crash, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { outputOf } from "./outcomes.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 /** The stdout of a command that ends by itself. */
-async function outputOf(client: Client, params: Parameters<Client["spawn"]>[0]): Promise<string> {
-  const { id } = await client.spawn(params);
-  await client.wait({ id });
-  return (await client.logs({ id })).text;
-}
-
 scenario(
   "without room for another process or file the daemon says so and lives on",
   async (scene) => {

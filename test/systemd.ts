@@ -4,7 +4,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { join, resolve } from "node:path";
 import { is } from "uvu/assert";
-import { type Scene, scenario, skipped } from "./scenario.js";
+import { type Scene, scenarioUnless } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
 const labFile = join(root, "test/lab");
@@ -144,8 +144,7 @@ export function inLab(name: string, body: (lab: Lab) => Promise<void>): void {
     });
     await body(lab);
   };
-  if (noLab !== null) skipped(name, noLab);
-  else scenario(name, underLab, LIMIT_MS);
+  scenarioUnless(noLab, name, underLab, LIMIT_MS);
 }
 
 /** The last scenario of a file. */

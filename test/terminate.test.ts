@@ -5,7 +5,7 @@ import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { noCgroup } from "./cage.js";
 import { call, programs, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { bearers, isAlive, scenario, skipped, statFields, until } from "./scenario.js";
+import { bearers, isAlive, scenario, scenarioUnless, statFields, until } from "./scenario.js";
 
 /** Start a test program and wait for its word that it is ready. */
 async function start(client: Client, program: string, args: string[] = [], more: object = {}) {
@@ -118,21 +118,18 @@ scenario("a stopped tree runs its TERM handler", async (scene) => {
 
 const onItsWay = "a leader that is stopped on its way into its cgroup is ended all the same";
 
-if (noCgroup !== null) skipped(onItsWay, noCgroup);
-else {
-  scenario(onItsWay, async (scene) => {
-    const client = await (await visitDaemon(scene)).connect();
-    await until("one is caught outside", async () => {
-      const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
-      process.kill(pid ?? 0, "SIGSTOP");
-      await until("it is stopped", () => statFields(pid ?? 0)?.[0] === "T");
-      const isCaught = !readFileSync(`/proc/${pid}/cgroup`, "utf8").includes(id);
-      const { forced } = await client.terminate({ id, force: true });
-      equal([forced, isAlive(pid ?? 0)], [true, false]);
-      return isCaught;
-    });
+scenarioUnless(noCgroup, onItsWay, async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  await until("one is caught outside", async () => {
+    const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
+    process.kill(pid ?? 0, "SIGSTOP");
+    await until("it is stopped", () => statFields(pid ?? 0)?.[0] === "T");
+    const isCaught = !readFileSync(`/proc/${pid}/cgroup`, "utf8").includes(id);
+    const { forced } = await client.terminate({ id, force: true });
+    equal([forced, isAlive(pid ?? 0)], [true, false]);
+    return isCaught;
   });
-}
+});
 
 scenario("a leader that ends by itself has the rest of its group ended", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
