@@ -4,23 +4,12 @@ import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
-import type { Client } from "../client/client.js";
 import { hold, signalGroup } from "../daemon/kernel/pidfd.js";
 import { holdAdopted } from "../daemon/tree/leader.js";
 import { containments, isPaused } from "./cage.js";
-import { crash, type Daemon, programs, rewriteJournal, startDaemon } from "./daemon.js";
-import { kindOf } from "./outcomes.js";
+import { kindOf, spawnReady, testProgram } from "./commands.js";
+import { crash, type Daemon, rewriteJournal, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, statFields, until, within } from "./scenario.js";
-
-async function spawnReady(client: Client, command: string[], more: object = {}) {
-  const { id, pid, ...rest } = await client.spawn({ command, ...more });
-  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
-  return { ...rest, id, pid: pid ?? 0 };
-}
-
-function program(name: string, ...args: string[]): string[] {
-  return [join(programs, name), ...args];
-}
 
 for (const containment of containments) {
   const args = ["--containment", containment];
@@ -35,7 +24,7 @@ for (const containment of containments) {
     async (scene) => {
       const first = await start(scene);
       const before = await first.connect();
-      const command = program("reports-hup.sh");
+      const command = testProgram("reports-hup.sh");
       const { id, pid } = await spawnReady(before, command, { name: "web", graceMs: 4_321 });
       const was = await before.status({ id });
       const client = await (await restart(scene, first)).connect();
@@ -65,7 +54,7 @@ for (const containment of containments) {
       const first = await start(scene);
       const before = await first.connect();
       const file = join(scene.folder, "terms");
-      const coded = await spawnReady(before, program("counts-term.sh", file));
+      const coded = await spawnReady(before, testProgram("counts-term.sh", file));
       const killed = await before.spawn({ command: ["sleep", "1000"] });
       const client = await (await restart(scene, first)).connect();
       process.kill(coded.pid, "SIGUSR1");
@@ -96,7 +85,7 @@ for (const containment of containments) {
     const first = await start(scene);
     const before = await first.connect();
     const file = join(scene.folder, "terms");
-    const { id, pid } = await spawnReady(before, program("counts-term.sh", file));
+    const { id, pid } = await spawnReady(before, testProgram("counts-term.sh", file));
     await before.terminate({ id, graceMs: 60_000, wait: false });
     await until("it was told", () => existsSync(file));
     await until("that is on record", () => journalOf(first).includes('"warned"'));
@@ -112,7 +101,7 @@ for (const containment of containments) {
   scenario(`${containment}: a grace that runs out meanwhile ends in KILL`, async (scene) => {
     const first = await start(scene);
     const before = await first.connect();
-    const { id, pid } = await spawnReady(before, program("ignores-term.sh"));
+    const { id, pid } = await spawnReady(before, testProgram("ignores-term.sh"));
     await before.terminate({ id, graceMs: 1_000, wait: false });
     const client = await (await restart(scene, first)).connect();
     const { process: ended } = await client.wait({ id });
@@ -123,7 +112,9 @@ for (const containment of containments) {
     const first = await start(scene);
     const before = await first.connect();
     const file = join(scene.folder, "stray");
-    const { id } = await spawnReady(before, program("leaves-stray.sh", file), { strays: "keep" });
+    const { id } = await spawnReady(before, testProgram("leaves-stray.sh", file), {
+      strays: "keep",
+    });
     const stray = Number(readFileSync(file, "utf8"));
     await until("its leader has ended", async () => {
       const { members, exitCode } = await before.status({ id });
@@ -141,7 +132,7 @@ for (const containment of containments) {
     async (scene) => {
       const first = await start(scene);
       const before = await first.connect();
-      const { id, pid } = await spawnReady(before, program("forks-child.sh"));
+      const { id, pid } = await spawnReady(before, testProgram("forks-child.sh"));
       const gone = await before.spawn({ command: ["sleep", "1000"] });
       await crash(first);
       process.kill(gone.pid ?? 0, "SIGKILL");
@@ -260,8 +251,7 @@ scenario(
     const first = await startDaemon(scene);
     const before = await first.connect();
     const file = join(scene.folder, "terms");
-    const { id } = await before.spawn({ command: [join(programs, "counts-term.sh"), file] });
-    await until("ready", async () => (await before.logs({ id })).text.startsWith("ready"));
+    const { id } = await spawnReady(before, testProgram("counts-term.sh", file));
     await before.terminate({ id, graceMs: 60_000, wait: false });
     const journal = () => readFileSync(join(first.state, "journal"), "utf8");
     await until("it is warned", () => existsSync(file) && journal().includes('"warned"'));

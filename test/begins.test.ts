@@ -4,8 +4,8 @@ import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is } from "uvu/assert";
 import { containments } from "./cage.js";
+import { outputOf } from "./commands.js";
 import { startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { outputOf } from "./outcomes.js";
 import { scenario, until } from "./scenario.js";
 
 scenario("what the daemon inherited does not reach a command", async (scene) => {

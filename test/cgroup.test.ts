@@ -4,7 +4,8 @@ import { readdirSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { noCgroup, openCgroup } from "./cage.js";
-import { programs, startDaemon } from "./daemon.js";
+import { programs, spawnReady } from "./commands.js";
+import { startDaemon } from "./daemon.js";
 import { type Scene, scenarioUnless, until, whyNot } from "./scenario.js";
 
 function scenarioOf(name: string, body: (scene: Scene) => Promise<void>): void {
@@ -42,12 +43,13 @@ scenarioOf("a cgroup that cannot be removed ends no daemon", async (scene) => {
   const { prefix, folder } = openCgroup(scene);
   const daemon = await startDaemon(scene, { prefix: [...prefix, "unshare", "--mount"] });
   const client = await daemon.connect();
-  const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
+  // While it enters its cgroup it holds a file there open, and nothing can be made read-only.
+  const { id, pid } = await spawnReady(client, ["sh", "-c", "echo ready; exec sleep 1000"]);
   for (const options of ["--bind", "-oremount,bind,ro"]) {
     const inside = ["nsenter", "--mount", `--target=${daemon.pid}`, "mount", options];
     equal(whyNot([...inside, folder, folder]), null);
   }
-  process.kill(Number(pid), "SIGKILL");
+  process.kill(pid, "SIGKILL");
   is((await client.wait({ id })).process.signal, "SIGKILL");
   const refused = client.spawn({ command: ["true"] });
   match(String(await refused.catch((error: unknown) => error)), /EROFS: cannot make a cgroup/);

@@ -1,5 +1,6 @@
 import { equal, is, ok } from "uvu/assert";
-import { createLatch, documentOf, runCli, type Said, setUp, start } from "./cli.js";
+import { createLatch, documentOf, runCli, type Said, setUp } from "./cli.js";
+import { spawnReady, testProgram } from "./commands.js";
 import { scenario, until } from "./scenario.js";
 
 /** As seq(1) writes it. */
@@ -80,7 +81,8 @@ for (const [how, json] of [
     const { client, env } = await setUp(scene);
     const latch = createLatch(scene);
     const half = 3_000;
-    const { id } = await start(client, ["writes-when-told.sh", latch.path, String(half)]);
+    const command = testProgram("writes-when-told.sh", latch.path, String(half));
+    const { id } = await client.spawn({ command });
     const follow = (...options: string[]) =>
       runCli(scene, ["logs", "-f", ...json, ...options, id], { env });
     const followers = [follow(), follow("-n", "1")];
@@ -112,8 +114,8 @@ function textsOf(said: Said, isJson: boolean): { stdout: string; stderr: string 
 
 scenario("--follow says so when the daemon is gone", async (scene) => {
   const { client, env, daemon } = await setUp(scene);
-  const { id, pid } = await start(client, ["ignores-term.sh"]);
-  scene.after(() => void process.kill(-(pid ?? 0), "SIGKILL"));
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
+  scene.after(() => void process.kill(-pid, "SIGKILL"));
   const { soFar, said } = runCli(scene, ["logs", "-f", id], { env });
   await until("it follows", () => soFar.out !== "");
   daemon.child.kill("SIGKILL");

@@ -7,8 +7,8 @@ import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Process } from "../client/client.js";
 import { isPaused } from "./cage.js";
-import { documentOf, setUp, sleep, start } from "./cli.js";
-import { programs } from "./daemon.js";
+import { documentOf, setUp, sleep } from "./cli.js";
+import { spawnReady, testProgram } from "./commands.js";
 import { isAlive, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
 
 const words = (text: string) => text.split(" ").filter((word) => word !== "");
@@ -90,7 +90,7 @@ scenario("start fails with the codes that env(1) has", async (scene) => {
   await cli("start", "-n", "web", ...sleep);
   const cases: [number, RegExp, string[]][] = [
     [127, /command not found: no-such-command/, ["no-such-command"]],
-    [126, /not an executable file/, [join(programs, "../daemon.ts")]],
+    [126, /not an executable file/, testProgram("../daemon.ts")],
     [126, /interpreter/, [script]],
     [125, /working directory \/no\/such/, ["--cwd", "/no/such", "true"]],
     [125, /Name taken: web/, ["-n", "web", "true"]],
@@ -233,7 +233,7 @@ scenario("several targets each have their line, and the first failure its code",
 
 scenario("terminate takes --grace, --force and --no-wait, kill needs none", async (scene) => {
   const { cli, client } = await setUp(scene);
-  const stubborn = () => start(client, ["ignores-term.sh"], { graceMs: 60_000 });
+  const stubborn = () => spawnReady(client, testProgram("ignores-term.sh"), { graceMs: 60_000 });
   const forced = await Promise.all([
     cli("terminate", "--grace", "50ms", (await stubborn()).id),
     cli("stop", (await stubborn()).id, "--force"),
@@ -253,7 +253,7 @@ scenario("terminate takes --grace, --force and --no-wait, kill needs none", asyn
 
 scenario("signal takes names with and without SIG, and numbers", async (scene) => {
   const { cli, client } = await setUp(scene);
-  const { id } = await start(client, ["reports-hup.sh"]);
+  const { id } = await spawnReady(client, testProgram("reports-hup.sh"));
   for (const [at, name] of ["HUP", "SIGHUP", "hup", "1"].entries()) {
     const said = await cli("signal", name, id);
     equal(said, { code: 0, out: `SIGHUP sent to ${id} (1 member)\n`, err: "" });
@@ -269,7 +269,7 @@ scenario("signal takes names with and without SIG, and numbers", async (scene) =
 
 scenario("pause stops every member, resume lets them go on", async (scene) => {
   const { cli, client } = await setUp(scene);
-  const { id, pid } = await start(client, ["ignores-term.sh"]);
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
   const members = async () => (await client.status({ id })).members.map((one) => one.pid);
   await until("both are there", async () => (await members()).length === 2);
   equal(await cli("pause", id), { code: 0, out: `paused: PID ${pid}\n`, err: "" });

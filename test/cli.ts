@@ -3,9 +3,9 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { closeSync, openSync, writeSync } from "node:fs";
 import { join, resolve } from "node:path";
-import type { Client, Process } from "../client/client.js";
-import { type Daemon, programs, type StartOptions, startDaemon } from "./daemon.js";
-import { type Scene, until } from "./scenario.js";
+import type { Client } from "../client/client.js";
+import { type Daemon, type StartOptions, startDaemon } from "./daemon.js";
+import type { Scene } from "./scenario.js";
 
 export const cliFile = resolve(import.meta.dirname, "../procsup.cjs");
 
@@ -58,14 +58,6 @@ export async function setUp(scene: Scene, options: StartOptions = {}): Promise<D
   const env = { PROCSUP_SOCKET: daemon.socket, MARK: "of the caller" };
   const cli = (...args: string[]) => runCli(scene, args, { env }).said;
   return { daemon, client: await daemon.connect(), cli, env };
-}
-
-/** Start a test program and wait for its first word. */
-export async function start(client: Client, argv: string[], more: object = {}): Promise<Process> {
-  const [program = "", ...args] = argv;
-  const started = await client.spawn({ command: [join(programs, program), ...args], ...more });
-  await until("ready", async () => (await client.logs({ id: started.id })).text !== "");
-  return started;
 }
 
 /** A pipe that a program reads from before it goes on. */

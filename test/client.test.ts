@@ -7,8 +7,8 @@ import { equal, is, match, ok } from "uvu/assert";
 import { connect, Disconnected, type Event, Refusal } from "../client/client.js";
 import { limits } from "../client/wire.js";
 import { createLatch } from "./cli.js";
-import { call, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { outputOf } from "./outcomes.js";
+import { outputOf, testProgram } from "./commands.js";
+import { call, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { type Scene, scenario, until } from "./scenario.js";
 
 async function refusal(promise: Promise<unknown>): Promise<Refusal> {
@@ -304,7 +304,7 @@ scenario("a subscription is told of output and status, until it is ended", async
   const deaf: Event[] = [];
   client.onEvent((event) => deaf.push(event))();
 
-  const command = [join(programs, "writes-when-told.sh"), latch.path, "100"];
+  const command = testProgram("writes-when-told.sh", latch.path, "100");
   const { id } = await client.spawn({ command });
   const told = () => client.logs({ id, tailLines: 1 });
   await until("the first half is written", async () => (await told()).text.startsWith("100 "));

@@ -10,13 +10,16 @@ import { equal, is, ok } from "uvu/assert";
 import { type Client, Disconnected } from "../client/client.js";
 import { type Process, Refusal } from "../client/wire.js";
 import { type Cage, containments, openCage } from "./cage.js";
-import { crash, type Daemon, programs, startDaemon } from "./daemon.js";
+import { testProgram } from "./commands.js";
+import { crash, type Daemon, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, until } from "./scenario.js";
 
 const RANDOM_ROUNDS = Number(process.env["PROCSUP_CRASHES"] ?? 2);
-/** More lines than the script writes: the last rounds crash after its end. */
+/** More lines than the script may write: the last rounds crash after its end. */
 const LINES = 30;
 const LONGEST_MS = 600;
+/** A TERM between a program's fork and its exec is lost on the child, which then lives until KILL. */
+const GRACE_MS = 300;
 const ROUND_LIMIT_MS = 30_000;
 
 /** What clients were told before the crash: that much must be true after it. */
@@ -34,14 +37,13 @@ const possible: Record<string, (string | number)[]> = {
 };
 
 function commands(folder: string): Record<string, string[]> {
-  const program = (name: string) => join(programs, name);
   return {
     sleep: ["sleep", "1000"],
     code: ["sh", "-c", "exit 3"],
-    tree: [program("forks-child.sh")],
-    stubborn: [program("ignores-term.sh")],
-    stray: [program("leaves-stray.sh"), join(folder, "stray")],
-    escape: [program("daemonizes.sh")],
+    tree: testProgram("forks-child.sh"),
+    stubborn: testProgram("ignores-term.sh"),
+    stray: testProgram("leaves-stray.sh", join(folder, "stray")),
+    escape: testProgram("daemonizes.sh"),
   };
 }
 
@@ -53,7 +55,7 @@ async function play(client: Client, folder: string, told: Told): Promise<void> {
     return process.id;
   };
   const end = async (id: string, more: object = {}) => {
-    await client.terminate({ id, ...more });
+    await client.terminate({ id, graceMs: GRACE_MS, ...more });
     const { members: _, ...ended } = await client.status({ id });
     told.ended.set(id, ended);
   };
@@ -82,8 +84,8 @@ async function untilItDies(work: Promise<void>): Promise<void> {
   }
 }
 
-/** When to strike, told how to count the lines that this round has written. */
-type Strike = (linesNow: () => number) => Promise<unknown>;
+/** When to strike, told how many lines this round has written, and whether it will write no more. */
+type Strike = (linesNow: () => number, isOver: () => boolean) => Promise<unknown>;
 
 type Stage = { scene: Scene; cage: Cage; args: string[] };
 
@@ -128,10 +130,17 @@ async function playUntil(
 ): Promise<void> {
   const before = linesOf(daemon);
   const clients = await Promise.all(Array.from({ length: actors }, () => daemon.connect()));
-  const work = clients.map((client) => untilItDies(play(client, folder, told)));
-  await strike(() => linesOf(daemon) - before);
+  const work = Promise.all(clients.map((client) => untilItDies(play(client, folder, told))));
+  let isOver = false;
+  const played = work.finally(() => {
+    isOver = true;
+  });
+  await strike(
+    () => linesOf(daemon) - before,
+    () => isOver,
+  );
   await crash(daemon);
-  await Promise.all(work);
+  await played;
 }
 
 function assertLives(bystander: ChildProcess): void {
@@ -198,11 +207,10 @@ function linesOf({ state }: Daemon): number {
   return readFileSync(join(state, "journal"), "latin1").split("\n").length - 1;
 }
 
-/** At the line of that number, or soon, where the script has written fewer. */
+/** At the line of that number, or when the script is over, where it has written fewer. */
 function atLine(line: number): Strike {
-  return async (linesNow) => {
-    const endMs = performance.now() + 2_000;
-    while (linesNow() < line && performance.now() < endMs) await new Promise(setImmediate);
+  return async (linesNow, isOver) => {
+    while (linesNow() < line && !isOver()) await new Promise(setImmediate);
   };
 }
 

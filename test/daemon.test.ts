@@ -14,7 +14,8 @@ import { dirname, join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { connect } from "../client/client.js";
 import { noCgroup, openCgroup } from "./cage.js";
-import { call, daemonFile, launchDaemon, programs, startDaemon } from "./daemon.js";
+import { spawnReady, testProgram } from "./commands.js";
+import { call, daemonFile, launchDaemon, startDaemon } from "./daemon.js";
 import { ask } from "./http.js";
 import { isAlive, type Scene, scenario, scenarioUnless, until } from "./scenario.js";
 
@@ -92,11 +93,8 @@ scenario(
     const client = await daemon.connect();
     const files = [1, 2, 3, 4].map((n) => join(scene.folder, `file${n}`));
     const spawned = await Promise.all(
-      files.map((file) => client.spawn({ command: [join(programs, "slow-handler.sh"), file] })),
+      files.map((file) => spawnReady(client, testProgram("slow-handler.sh", file))),
     );
-    for (const { id } of spawned) {
-      await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
-    }
     const waits = spawned.map(({ id }) => client.wait({ id }));
     daemon.child.kill("SIGTERM");
     for (const { ended, process } of await Promise.all(waits)) {
@@ -110,7 +108,7 @@ scenario(
 scenario("while it goes down it starts nothing, and still answers", async (scene) => {
   const daemon = await startDaemon(scene);
   const raw = await daemon.raw();
-  const command = [join(programs, "ignores-term.sh")];
+  const command = testProgram("ignores-term.sh");
   const { result } = await raw.ask(call("spawn", { command, graceMs: 60_000 }));
   const pid = Number(result?.["pid"]);
   const log = join(daemon.state, "output", `${result?.["id"]}.stdout`);

@@ -18,8 +18,6 @@ const root = resolve(import.meta.dirname, "../..");
 const START_LIMIT_MS = 12_000;
 /** The bundle as it ships. */
 export const daemonFile = join(root, "dist/procsupd.cjs");
-/** Test programs, run from their sources. */
-export const programs = join(root, "test/programs");
 
 export type Daemon = {
   readonly socket: string;

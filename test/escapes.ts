@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { type Cage, describe, noCgroup, openCage } from "./cage.js";
-import { programs, startDaemon } from "./daemon.js";
+import { testProgram, untilReady } from "./commands.js";
+import { startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, statFields, until } from "./scenario.js";
 
 type Kind = "cgroup" | "group";
@@ -28,26 +29,30 @@ type Escape = {
   root?: boolean;
 };
 
-const sh = (program: string, ...args: string[]) => [join(programs, program), ...args];
-const node = (program: string, ...args: string[]) => [process.execPath, ...sh(program, ...args)];
+const node = (name: string, ...args: string[]) => [process.execPath, ...testProgram(name, ...args)];
 
 const escapes: Record<string, Escape> = {
-  "same group": { command: sh("forks-child.sh"), members: 2, forced: false },
+  "same group": { command: testProgram("forks-child.sh"), members: 2, forced: false },
   "a session of its own": {
-    command: sh("opens-session.sh", ...sh("forks-child.sh")),
+    command: testProgram("opens-session.sh", ...testProgram("forks-child.sh")),
     members: 3,
     away: 2,
     forced: false,
   },
   "a session of its own, TERM ignored in it": {
-    command: sh("opens-session.sh", ...sh("ignores-term.sh")),
+    command: testProgram("opens-session.sh", ...testProgram("ignores-term.sh")),
     members: 3,
     away: 2,
     forced: true,
   },
-  "a double fork daemon": { command: sh("daemonizes.sh"), members: 2, away: 1, forced: false },
+  "a double fork daemon": {
+    command: testProgram("daemonizes.sh"),
+    members: 2,
+    away: 1,
+    forced: false,
+  },
   "an env -i daemon": {
-    command: sh("daemonizes.sh", "env", "-i"),
+    command: testProgram("daemonizes.sh", "env", "-i"),
     members: 2,
     away: 1,
     forced: false,
@@ -59,45 +64,62 @@ const escapes: Record<string, Escape> = {
     forced: false,
   },
   "job control's groups": { command: node("job-group.mjs"), members: 3, away: 2, forced: false },
-  "the leader ignores TERM": { command: sh("leader-ignores-term.sh"), members: 3, forced: true },
-  "the child ignores TERM": { command: sh("child-ignores-term.sh"), members: 3, forced: true },
-  "both ignore TERM": { command: sh("ignores-term.sh"), members: 2, forced: true },
-  "forks on TERM": { command: sh("forks-on-term.sh"), members: 2, forced: true },
+  "the leader ignores TERM": {
+    command: testProgram("leader-ignores-term.sh"),
+    members: 3,
+    forced: true,
+  },
+  "the child ignores TERM": {
+    command: testProgram("child-ignores-term.sh"),
+    members: 3,
+    forced: true,
+  },
+  "both ignore TERM": { command: testProgram("ignores-term.sh"), members: 2, forced: true },
+  "forks on TERM": { command: testProgram("forks-on-term.sh"), members: 2, forced: true },
   "another pid every few milliseconds": {
-    command: sh("keeps-hopping.sh"),
+    command: testProgram("keeps-hopping.sh"),
     members: 2,
     away: 1,
     forced: true,
   },
-  "a fork storm": { command: sh("fork-storm.sh", "200"), members: 20, away: 19, forced: true },
+  "a fork storm": {
+    command: testProgram("fork-storm.sh", "200"),
+    members: 20,
+    away: 19,
+    forced: true,
+  },
   "a fork storm, by force as it begins": {
-    command: sh("fork-storm.sh", "200"),
+    command: testProgram("fork-storm.sh", "200"),
     members: 1,
     forced: true,
     force: true,
   },
-  "50 deep": { command: sh("deep-tree.sh", "50"), members: 50, forced: false },
+  "50 deep": { command: testProgram("deep-tree.sh", "50"), members: 50, forced: false },
   "50 deep, each in a session of its own": {
-    command: sh("deep-tree.sh", "50", "setsid"),
+    command: testProgram("deep-tree.sh", "50", "setsid"),
     members: 50,
     away: 49,
     forced: false,
   },
-  "200 wide": { command: sh("wide-tree.sh", "200"), members: 201, forced: false },
+  "200 wide": { command: testProgram("wide-tree.sh", "200"), members: 201, forced: false },
   "200 wide, each in a session of its own": {
-    command: sh("wide-tree.sh", "200", "setsid"),
+    command: testProgram("wide-tree.sh", "200", "setsid"),
     members: 201,
     away: 200,
     forced: false,
   },
   "the leader is stopped": {
-    command: sh("stops-itself.sh", "/dev/null"),
+    command: testProgram("stops-itself.sh", "/dev/null"),
     members: 1,
     forced: false,
   },
-  "a grandchild is stopped": { command: sh("stops-grandchild.sh"), members: 3, forced: false },
+  "a grandchild is stopped": {
+    command: testProgram("stops-grandchild.sh"),
+    members: 3,
+    forced: false,
+  },
   "a grandchild is stopped in a session of its own": {
-    command: sh("opens-session.sh", ...sh("stops-grandchild.sh")),
+    command: testProgram("opens-session.sh", ...testProgram("stops-grandchild.sh")),
     members: 4,
     away: 3,
     forced: false,
@@ -116,7 +138,7 @@ const escapes: Record<string, Escape> = {
     forced: true,
   },
   "a zombie with living threads in a session of its own": {
-    command: sh("opens-session.sh", ...node("exits-main-thread.mjs")),
+    command: testProgram("opens-session.sh", ...node("exits-main-thread.mjs")),
     members: 2,
     away: 1,
     forced: true,
@@ -125,10 +147,10 @@ const escapes: Record<string, Escape> = {
 
 /** How a child gets away while its leader ends. */
 const routes: Record<string, { command: string[]; away: number }> = {
-  "in its group": { command: sh("leaves-escaped.sh"), away: 0 },
-  "in a session of its own": { command: sh("leaves-escaped.sh", "setsid"), away: 1 },
+  "in its group": { command: testProgram("leaves-escaped.sh"), away: 0 },
+  "in a session of its own": { command: testProgram("leaves-escaped.sh", "setsid"), away: 1 },
   "in a session of its own, without environment": {
-    command: sh("leaves-escaped.sh", "env", "-i", "setsid"),
+    command: testProgram("leaves-escaped.sh", "env", "-i", "setsid"),
     away: 1,
   },
   "hidden in all ways": { command: node("hides.mjs", "leave"), away: 1 },
@@ -180,8 +202,7 @@ async function terminateEscape(kind: Kind, trick: Escape): Promise<void> {
   const { command, leaderLeaves = false, force = false, forced } = trick;
   const spawned = await client.spawn({ command, strays: leaderLeaves ? "keep" : "end" });
   const { id, pid } = spawned;
-  const isReady = async () => (await client.logs({ id })).text.startsWith("ready");
-  await until("ready", isReady, STANDS_MS);
+  await untilReady(client, id, STANDS_MS);
   if (leaderLeaves) await until("the leader is gone", () => !isAlive(pid ?? 0));
   const stands = () => {
     const members = tree();

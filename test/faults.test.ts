@@ -16,6 +16,7 @@ import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
+import { programs, spawnReady, testProgram } from "./commands.js";
 import {
   call,
   crash,
@@ -23,19 +24,12 @@ import {
   exhaust,
   launchDaemon,
   limitDescriptors,
-  programs,
   rewriteJournal,
   startDaemon,
 } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
 const isRoot = process.getuid?.() === 0;
-
-async function spawnReady(client: Client, name: string, more: object = {}, ...args: string[]) {
-  const { id, pid } = await client.spawn({ command: [join(programs, name), ...args], ...more });
-  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
-  return { id, pid: pid ?? 0 };
-}
 
 async function sleeper(client: Client): Promise<{ id: string; pid: number }> {
   const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
@@ -70,10 +64,12 @@ for (const containment of containments) {
     async (scene) => {
       const daemon = await start(scene);
       const client = await daemon.connect();
-      const graceful = await spawnReady(client, "forks-child.sh");
-      const stubborn = await spawnReady(client, "ignores-term.sh");
+      const graceful = await spawnReady(client, testProgram("forks-child.sh"));
+      const stubborn = await spawnReady(client, testProgram("ignores-term.sh"));
       const stray = join(scene.folder, "stray");
-      const kept = await spawnReady(client, "leaves-stray.sh", { strays: "keep" }, stray);
+      const kept = await spawnReady(client, testProgram("leaves-stray.sh", stray), {
+        strays: "keep",
+      });
       const hasEnded = async () => (await client.status({ id: kept.id })).exitCode === 5;
       await until("its leader is gone", hasEnded);
       const crashing = await sleeper(client);
@@ -112,7 +108,9 @@ for (const containment of containments) {
       const daemon = await start(scene);
       const client = await daemon.connect();
       const file = join(scene.folder, "stray");
-      const orphaned = await spawnReady(client, "leaves-stray.sh", { strays: "keep" }, file);
+      const orphaned = await spawnReady(client, testProgram("leaves-stray.sh", file), {
+        strays: "keep",
+      });
       const stray = Number(readFileSync(file, "utf8"));
       const two = join(scene.folder, "two");
       const shell = `sleep 1000 & echo $! >${two}; sleep 1000 & echo ready; exit 6`;
@@ -122,7 +120,7 @@ for (const containment of containments) {
         return exitCode === 6 && members.length === 2;
       });
       const crashing = await sleeper(client);
-      const idle = await spawnReady(client, "forks-child.sh");
+      const idle = await spawnReady(client, testProgram("forks-child.sh"));
       const lift = limitDescriptors(daemon, 3);
       await isLackOfDescriptors(client.status({ id: idle.id }));
       await isLackOfDescriptors(client.pause({ id: idle.id }));
@@ -260,7 +258,7 @@ for (const [name, stepMs] of [
     const { id: old } = await client.spawn({ command: ["true"] });
     await client.wait({ id: old });
     const sleeping = await sleeper(client);
-    const stubborn = await spawnReady(client, "ignores-term.sh");
+    const stubborn = await spawnReady(client, testProgram("ignores-term.sh"));
     const begunMs = performance.now();
     const ending = client.terminate({ id: stubborn.id, graceMs: 600 });
     await until("it was told", () => isOnRecord(daemon, '"warned"'));
@@ -296,8 +294,8 @@ for (const [name, stepMs] of [
       await before.wait({ id: old });
       const sleeping = await sleeper(before);
       const file = join(scene.folder, "terms");
-      const patient = await spawnReady(before, "counts-term.sh", {}, file);
-      const stubborn = await spawnReady(before, "ignores-term.sh");
+      const patient = await spawnReady(before, testProgram("counts-term.sh", file));
+      const stubborn = await spawnReady(before, testProgram("ignores-term.sh"));
       await before.terminate({ id: stubborn.id, graceMs: 2_500, wait: false });
       await before.terminate({ id: patient.id, graceMs: 60_000, wait: false });
       await until("it was told", () => existsSync(file));

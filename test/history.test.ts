@@ -3,8 +3,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
+import { kindOf } from "./commands.js";
 import { configFile, crash, startDaemon } from "./daemon.js";
-import { kindOf } from "./outcomes.js";
 import { scenario, until } from "./scenario.js";
 
 scenario(

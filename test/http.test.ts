@@ -2,11 +2,11 @@
 // limits of time and number are in doors.test.ts.
 
 import http from "node:http";
-import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { kinds, limits } from "../client/wire.js";
 import { freeze, noFreezer } from "./cage.js";
-import { call, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { spawnReady, testProgram, untilReady } from "./commands.js";
+import { call, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import {
   ask,
   assertFailed,
@@ -60,8 +60,8 @@ else {
   scenario("curl forces by a body, and asks before it sends a long one", async (scene) => {
     const daemon = await visitDaemon(scene);
     const client = await daemon.connect();
-    const { id, pid } = await client.spawn({ command: [join(programs, "ignores-term.sh")] });
-    await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+    const { id, pid } = await client.spawn({ command: testProgram("ignores-term.sh") });
+    await untilReady(client, id);
     const type = ["-H", "content-type: application/json"];
     const done = await curl(daemon.socket, route(pid), ...type, "-d", '{"force": true}');
     const { forced, signal } = JSON.parse(done.text) as Record<string, unknown>;
@@ -94,11 +94,11 @@ if (noFreezer !== null) {
 scenario("one scenario over both doors is answered the same, field by field", async (scene) => {
   const daemon = await visitDaemon(scene);
   const { ask: askLine } = await daemon.raw();
-  const spawning = { command: [join(programs, "ignores-term.sh")], graceMs: 500 };
+  const spawning = { command: testProgram("ignores-term.sh"), graceMs: 500 };
   const { result } = await askLine(call("spawn", spawning));
   const { pid, id } = result as { pid: number; id: string };
   const client = await daemon.connect();
-  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+  await untilReady(client, id);
   // Two callers of one ladder get one answer.
   const [line, response] = await Promise.all([
     askLine(call("terminate", { pid })),
@@ -256,8 +256,7 @@ scenario("the contract and the daemon's health are there to be read", async (sce
   equal([health.status, health.text], [200, '{"status":"ok"}\n']);
   const head = await get("/healthz", "HEAD");
   equal([head.status, head.headers["content-length"], head.text], [200, "16", ""]);
-  const { id } = await client.spawn({ command: [join(programs, "ignores-term.sh")] });
-  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+  await spawnReady(client, testProgram("ignores-term.sh"));
   daemon.child.kill("SIGTERM");
   const gone = await until("it says so", async () => {
     const response = await get("/healthz");
@@ -336,11 +335,7 @@ scenario(
 scenario("a caller that hangs up changes nothing", async (scene) => {
   const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
-  const { id, pid } = await client.spawn({
-    command: [join(programs, "ignores-term.sh")],
-    graceMs: 300,
-  });
-  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"), { graceMs: 300 });
   const wire = await openWire(scene, daemon.socket);
   wire.socket.write(requestText(`POST ${route(pid)}`));
   await until("it is asked", async () => (await client.status({ id })).status === "stopping");

@@ -1,17 +1,16 @@
 // What the other methods promise, each seen in the kernel or in the files.
 
 import { readdirSync } from "node:fs";
-import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { limits, type Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
-import { call, configFile, programs, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { kindOf } from "./outcomes.js";
+import { kindOf, spawnReady, testProgram } from "./commands.js";
+import { call, configFile, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 async function startForking(client: Client) {
-  const { id, pid } = await client.spawn({ command: [join(programs, "forks-child.sh")] });
+  const { id, pid } = await client.spawn({ command: testProgram("forks-child.sh") });
   const text = await until("ready", async () => {
     const slice = await client.logs({ id });
     return slice.text.endsWith("\n") && slice.text;
@@ -94,8 +93,7 @@ for (const containment of containments) {
     const client = await daemon.connect();
     const script =
       "n=0; while [ $n -lt 300 ]; do sleep 1000 & n=$((n + 1)); done; echo ready; wait";
-    const { id } = await client.spawn({ command: ["sh", "-c", script] });
-    await until("all of it stands", async () => (await client.logs({ id })).text === "ready\n");
+    const { id } = await spawnReady(client, ["sh", "-c", script]);
     const pids = (await client.status({ id })).members.map(({ pid }) => pid);
     await client.pause({ id });
     const raw = await daemon.raw();

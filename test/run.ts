@@ -64,7 +64,7 @@ function judge(path: string, code: number | null, output: string, elapsedMs: num
 
 /** Begun first, so that none of them is left alone at the end. */
 function isLong(file: string): boolean {
-  return /^(crash|escapes|fuzz|systemd)/.test(file);
+  return /^(crash|escapes|fuzz|patience|strays|systemd)/.test(file);
 }
 
 async function main(): Promise<void> {

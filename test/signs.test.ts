@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { equal, is } from "uvu/assert";
 import { holdFound } from "../daemon/tree/found.js";
 import { see } from "../daemon/tree/signs.js";
-import { programs, startDaemon } from "./daemon.js";
+import { testProgram } from "./commands.js";
+import { startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, until } from "./scenario.js";
 
 /** A daemon whose hard limit leaves no room for tags. */
@@ -19,7 +20,7 @@ async function startUntagged(scene: Scene) {
 }
 
 for (const [sign, command] of [
-  ["mark", [join(programs, "daemonizes.sh")]],
+  ["mark", testProgram("daemonizes.sh")],
   ["session", ["sh", "-c", "(env -i sleep 1000 &); exec sleep 1000"]],
   ["descent", ["sh", "-c", "env -i setsid sleep 1000 & wait"]],
 ] as const) {

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
+import { outputOf } from "./commands.js";
 import { call, crash, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { outputOf } from "./outcomes.js";
 import { isAlive, scenario, until } from "./scenario.js";
 
 /** The stdout of a command that ends by itself. */

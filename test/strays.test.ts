@@ -7,20 +7,20 @@ import { Refusal } from "../client/wire.js";
 import { holdFound } from "../daemon/tree/found.js";
 import { startLadder } from "../daemon/tree/ladder.js";
 import { containments, freeze, noFreezer } from "./cage.js";
-import { programs, startDaemon } from "./daemon.js";
+import { spawnReady, testProgram } from "./commands.js";
+import { startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
 async function start(scene: Scene, containment: string, command: string[]) {
   const daemon = await startDaemon(scene, { args: ["--containment", containment] });
   const client = await daemon.connect();
-  const { id, pid } = await client.spawn({ command });
-  await until("ready", async () => (await client.logs({ id })).text.startsWith("ready"));
-  return { daemon, client, id, pid: pid ?? 0 };
+  const { id, pid } = await spawnReady(client, command);
+  return { daemon, client, id, pid };
 }
 
 for (const containment of containments) {
   scenario(`${containment}: a dry run names everybody and ends nobody`, async (scene) => {
-    const command = [join(programs, "daemonizes.sh")];
+    const command = testProgram("daemonizes.sh");
     const { client, id, pid } = await start(scene, containment, command);
     const { members } = await until("the daemon stands", async () => {
       const said = await client.terminate({ id, dryRun: true });
@@ -35,13 +35,10 @@ for (const containment of containments) {
   });
 
   scenario(`${containment}: who bears another tree's mark stays in its own`, async (scene) => {
-    const { client, id: asking } = await start(scene, containment, [
-      join(programs, "ignores-term.sh"),
-    ]);
+    const { client, id: asking } = await start(scene, containment, testProgram("ignores-term.sh"));
     // As a server that starts things on request does, with the environment of whoever asked.
     const script = `PROCSUP_ID=${asking} setsid sh -c 'echo ready; exec sleep 1000' & wait`;
-    const { id: server } = await client.spawn({ command: ["sh", "-c", script] });
-    await until("ready", async () => (await client.logs({ id: server })).text.startsWith("ready"));
+    const { id: server } = await spawnReady(client, ["sh", "-c", script]);
     const inside = (await client.status({ id: server })).members.map(({ pid }) => pid);
     is((await client.terminate({ id: asking, force: true })).ended, 2);
     equal(inside.map(isAlive), [true, true]);
@@ -52,7 +49,7 @@ for (const containment of containments) {
   scenario(
     `${containment}: what an earlier run has left is listed, and ended when asked`,
     async (scene) => {
-      const command = [join(programs, "forks-child.sh")];
+      const command = testProgram("forks-child.sh");
       const first = await start(scene, containment, command);
       const { members } = await first.client.status({ id: first.id });
       const left = members.map((one) => one.pid).sort();
@@ -85,9 +82,7 @@ if (noFreezer !== null) {
 } else {
   for (const containment of containments) {
     scenario(`${containment}: ${outlives}`, async (scene) => {
-      const { client, id, pid } = await start(scene, containment, [
-        join(programs, "forks-child.sh"),
-      ]);
+      const { client, id, pid } = await start(scene, containment, testProgram("forks-child.sh"));
       const thaw = await freeze(scene, pid);
       const refusal = await client.terminate({ id, graceMs: 50 }).catch((error: unknown) => error);
       if (!(refusal instanceof Refusal)) throw new Error("expected a refusal");

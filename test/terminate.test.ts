@@ -1,20 +1,11 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
-import type { Client } from "../client/client.js";
 import { Refusal } from "../client/wire.js";
 import { noCgroup } from "./cage.js";
-import { call, programs, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { spawnReady, testProgram } from "./commands.js";
+import { call, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { bearers, isAlive, scenario, scenarioUnless, statFields, until } from "./scenario.js";
-
-/** Start a test program and wait for its word that it is ready. */
-async function start(client: Client, program: string, args: string[] = [], more: object = {}) {
-  const process = await client.spawn({ command: [join(programs, program), ...args], ...more });
-  await until("ready", async () =>
-    (await client.logs({ id: process.id })).text.startsWith("ready"),
-  );
-  return { ...process, pid: process.pid ?? 0 };
-}
 
 async function refusal(promise: Promise<unknown>): Promise<Refusal> {
   try {
@@ -62,7 +53,7 @@ scenario("the four answers of the contract, word for word, over a bare socket", 
 scenario("a handler that needs 500 ms of its grace finishes its file", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "file");
-  const { id } = await start(client, "slow-handler.sh", [file]);
+  const { id } = await spawnReady(client, testProgram("slow-handler.sh", file));
   const { forced, exitCode } = await client.terminate({ id });
   equal([forced, exitCode], [false, 3]);
   is(readFileSync(file, "utf8"), "finished\n");
@@ -70,7 +61,7 @@ scenario("a handler that needs 500 ms of its grace finishes its file", async (sc
 
 scenario("who ignores TERM is killed after the grace, and the answer says so", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
-  const { id, pid } = await start(client, "ignores-term.sh");
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
   const result = await client.terminate({ id, graceMs: 100 });
   equal([result.forced, result.signal, result.ended], [true, "SIGKILL", 2]);
   ok(result.durationMs >= 100);
@@ -79,7 +70,7 @@ scenario("who ignores TERM is killed after the grace, and the answer says so", a
 
 scenario("the grace and the stop signal of the spawn are kept", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
-  const patient = await start(client, "ignores-term.sh", [], { graceMs: 50 });
+  const patient = await spawnReady(client, testProgram("ignores-term.sh"), { graceMs: 50 });
   is((await client.terminate({ id: patient.id })).forced, true);
   const own = await client.spawn({ command: ["sleep", "1000"], stopSignal: "SIGUSR1" });
   is((await client.terminate({ id: own.id })).signal, "SIGUSR1");
@@ -87,7 +78,7 @@ scenario("the grace and the stop signal of the spawn are kept", async (scene) =>
 
 scenario("a further caller with a longer grace joins, and lengthens nothing", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
-  const { id, pid } = await start(client, "ignores-term.sh");
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
   const first = client.terminate({ id, graceMs: 500 });
   const second = client.terminate({ id, graceMs: 60_000 });
   equal([(await first).forced, (await second).forced, isAlive(pid)], [true, true, false]);
@@ -95,7 +86,7 @@ scenario("a further caller with a longer grace joins, and lengthens nothing", as
 
 scenario("a leader that ends on TERM does not end the ladder of its child", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
-  const { id, pid } = await start(client, "child-ignores-term.sh");
+  const { id, pid } = await spawnReady(client, testProgram("child-ignores-term.sh"));
   const child = Number((await client.logs({ id })).text.split(" ")[1]);
   const asked = client.terminate({ id, graceMs: 300 });
   await until("the leader is gone", () => !isAlive(pid));
@@ -110,7 +101,7 @@ scenario("a leader that ends on TERM does not end the ladder of its child", asyn
 scenario("a stopped tree runs its TERM handler", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "file");
-  const { id } = await start(client, "stops-itself.sh", [file]);
+  const { id } = await spawnReady(client, testProgram("stops-itself.sh", file));
   await until("it is stopped", async () => (await client.status({ id })).members[0]?.state === "T");
   const { forced, exitCode } = await client.terminate({ id });
   equal([forced, exitCode, readFileSync(file, "utf8")], [false, 0, "handled\n"]);
@@ -134,7 +125,7 @@ scenarioUnless(noCgroup, onItsWay, async (scene) => {
 scenario("a leader that ends by itself has the rest of its group ended", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "pid");
-  const { id } = await start(client, "leaves-stray.sh", [file]);
+  const { id } = await spawnReady(client, testProgram("leaves-stray.sh", file));
   const { ended, process } = await client.wait({ id });
   equal([ended, process.status, process.exitCode], [true, "exited", 5]);
   is(isAlive(Number(readFileSync(file, "utf8"))), false);
@@ -143,7 +134,9 @@ scenario("a leader that ends by itself has the rest of its group ended", async (
 scenario("kept strays live on as a running process that can be terminated", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "pid");
-  const { id, pid } = await start(client, "leaves-stray.sh", [file], { strays: "keep" });
+  const { id, pid } = await spawnReady(client, testProgram("leaves-stray.sh", file), {
+    strays: "keep",
+  });
   await until("the leader has ended", () => !isAlive(pid));
   const stray = Number(readFileSync(file, "utf8"));
   const status = await until("its exit is known", async () => {
@@ -158,7 +151,7 @@ scenario("kept strays live on as a running process that can be terminated", asyn
 scenario("kept strays that end by themselves end the process", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const file = join(scene.folder, "pid");
-  const { id } = await start(client, "leaves-stray.sh", [file], { strays: "keep" });
+  const { id } = await spawnReady(client, testProgram("leaves-stray.sh", file), { strays: "keep" });
   const ended = client.wait({ id });
   await until("the stray is there", () => isAlive(Number(readFileSync(file, "utf8"))));
   process.kill(Number(readFileSync(file, "utf8")), "SIGKILL");
@@ -168,7 +161,7 @@ scenario("kept strays that end by themselves end the process", async (scene) => 
 scenario("two callers join one ladder and get the same answer", async (scene) => {
   const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
-  const { id } = await start(one, "ignores-term.sh");
+  const { id } = await spawnReady(one, testProgram("ignores-term.sh"));
   const first = one.terminate({ id, graceMs: 200 });
   const second = two.terminate({ id });
   equal(await first, await second);
@@ -179,7 +172,7 @@ scenario(
   async (scene) => {
     const daemon = await visitDaemon(scene);
     const [one, two] = [await daemon.connect(), await daemon.connect()];
-    const { id } = await start(one, "ignores-term.sh");
+    const { id } = await spawnReady(one, testProgram("ignores-term.sh"));
     const patient = one.terminate({ id, graceMs: 60_000 });
     await until("it is stopping", async () => (await two.status({ id })).status === "stopping");
     const forced = await two.terminate({ id, force: true });
@@ -192,7 +185,7 @@ scenario(
 scenario("a shorter grace brings another's ladder forward", async (scene) => {
   const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
-  const { id } = await start(one, "ignores-term.sh");
+  const { id } = await spawnReady(one, testProgram("ignores-term.sh"));
   const patient = one.terminate({ id, graceMs: 60_000 });
   await until("it is stopping", async () => (await two.status({ id })).status === "stopping");
   equal(await two.terminate({ id, graceMs: 50 }), await patient);
@@ -200,7 +193,7 @@ scenario("a shorter grace brings another's ladder forward", async (scene) => {
 
 scenario("wait: false answers at once and the ladder goes on", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
-  const { id, pid } = await start(client, "ignores-term.sh");
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
   const answer = await client.terminate({ id, graceMs: 100, wait: false });
   equal([answer.status, answer.forced, isAlive(pid)], ["stopping", false, true]);
   const { process } = await client.wait({ id });
@@ -210,7 +203,7 @@ scenario("wait: false answers at once and the ladder goes on", async (scene) => 
 scenario("a caller that hangs up changes nothing", async (scene) => {
   const daemon = await visitDaemon(scene);
   const client = await daemon.connect();
-  const { id, pid } = await start(client, "ignores-term.sh");
+  const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
   const caller = await daemon.raw();
   caller.write(`${JSON.stringify(call("terminate", { id, graceMs: 200 }))}\n`);
   await until("it is stopping", async () => (await client.status({ id })).status === "stopping");
@@ -240,7 +233,7 @@ scenario(
 scenario("during a long grace 1,000 status calls of another client are answered", async (scene) => {
   const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
-  const { id } = await start(one, "ignores-term.sh");
+  const { id } = await spawnReady(one, testProgram("ignores-term.sh"));
   let answered = false;
   const patient = one.terminate({ id, graceMs: 30_000 }).finally(() => {
     answered = true;

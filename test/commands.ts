@@ -1,0 +1,48 @@
+// What scenarios run, and what comes of it: the test programs, a command that is ready, all that it wrote, and
+// the refusal of a call in one word.
+
+import { join, resolve } from "node:path";
+import type { Client } from "../client/client.js";
+import { type Process, Refusal } from "../client/wire.js";
+import { until } from "./scenario.js";
+
+/** Where the test programs are, run from their sources. */
+export const programs = resolve(import.meta.dirname, "../../test/programs");
+
+/** The command of a test program. */
+export function testProgram(name: string, ...args: string[]): string[] {
+  return [join(programs, name), ...args];
+}
+
+type SpawnParams = Parameters<Client["spawn"]>[0];
+
+/** Start a command that says `ready` first: then it has entered its cgroup, and its traps are set. */
+export async function spawnReady(
+  client: Client,
+  command: string[],
+  more: Omit<SpawnParams, "command"> = {},
+): Promise<Process & { pid: number }> {
+  const process = await client.spawn({ command, ...more });
+  await untilReady(client, process.id);
+  return { ...process, pid: process.pid ?? 0 };
+}
+
+export async function untilReady(client: Client, id: string, limitMs?: number): Promise<void> {
+  const isReady = async () => (await client.logs({ id })).text.startsWith("ready");
+  await until("it is ready", isReady, limitMs);
+}
+
+/** All that a command writes to its stdout until its end. */
+export async function outputOf(client: Client, params: SpawnParams): Promise<string> {
+  const { id } = await client.spawn(params);
+  await client.wait({ id });
+  return (await client.logs({ id })).text;
+}
+
+/** The kind of the refusal that a call gets; any other error as text. */
+export async function kindOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => "no refusal",
+    (error: unknown) => (error instanceof Refusal ? error.kind : String(error)),
+  );
+}
