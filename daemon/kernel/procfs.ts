@@ -96,11 +96,19 @@ export function readListAgain(fd: number): string {
   return text;
 }
 
+/** A file of /proc kept open, its text when it was read last, and what was made of that. */
+type Kept<T> = { readonly fd: number; text: Buffer; made: T };
+
 /**
  * Two files of one process, kept open by whoever reads them again and again: a third of the cost, and
- * never those of a later bearer of its number (ESRCH then).
+ * never those of a later bearer of its number (ESRCH then). What the kernel says word for word as the last
+ * time, as it does of whoever sleeps, is not taken apart again.
  */
-export type Look = { readonly pid: number; readonly stat: number; readonly cmdline: number };
+export type Look = {
+  readonly pid: number;
+  readonly stat: Kept<Stat | null>;
+  readonly cmdline: Kept<string>;
+};
 
 /** Null when the process is gone, or no descriptor is to be had. */
 export function openLook(pid: number): Look | null {
@@ -108,7 +116,8 @@ export function openLook(pid: number): Look | null {
   try {
     for (const name of ["stat", "cmdline"]) fds.push(openSync(`/proc/${pid}/${name}`, "r"));
     const [stat = -1, cmdline = -1] = fds;
-    return { pid, stat, cmdline };
+    const text = Buffer.alloc(0);
+    return { pid, stat: { fd: stat, text, made: null }, cmdline: { fd: cmdline, text, made: "" } };
   } catch (error) {
     for (const fd of fds) closeSync(fd);
     if (isGone(error) || isExhausted(error)) return null;
@@ -117,16 +126,21 @@ export function openLook(pid: number): Look | null {
 }
 
 export function closeLook({ stat, cmdline }: Look): void {
-  closeSync(stat);
-  closeSync(cmdline);
+  closeSync(stat.fd);
+  closeSync(cmdline.fd);
 }
 
 const PROC_BYTES = 4096;
 
-/** As `readProcBytes`, of a file that is kept open. */
-function readProcAgain(fd: number): Buffer | null {
+/** What `make` makes of a file that is kept open; null when its process is gone. */
+function readAgain<T>(kept: Kept<T>, make: (text: Buffer) => T): T | null {
   try {
-    return scratch.subarray(0, readSync(fd, scratch, 0, PROC_BYTES, 0));
+    const bytes = readSync(kept.fd, scratch, 0, PROC_BYTES, 0);
+    if (scratch.compare(kept.text, 0, kept.text.length, 0, bytes) !== 0) {
+      kept.text = Buffer.from(scratch.subarray(0, bytes));
+      kept.made = make(kept.text);
+    }
+    return kept.made;
   } catch (error) {
     if (isGone(error)) return null;
     throw error;
@@ -141,16 +155,20 @@ function isGone(error: unknown): boolean {
 
 /** /proc/PID/stat, or null when there is no such process, not even as a zombie. */
 export function readStat(pid: number, look: Look | null = null): Stat | null {
-  const line =
-    look?.pid === pid ? readProcAgain(look.stat) : readProcBytes(`/proc/${pid}/stat`, PROC_BYTES);
-  if (line === null || line.length === 0) return null;
+  if (look?.pid === pid) return readAgain(look.stat, asStat);
+  const line = readProcBytes(`/proc/${pid}/stat`, PROC_BYTES);
+  return line === null ? null : asStat(line);
+}
+
+function asStat(line: Buffer): Stat | null {
+  if (line.length === 0) return null;
   // The name may hold anything, parentheses too; behind the last one there are only numbers.
   const open = line.indexOf(OPENING);
   const close = line.lastIndexOf(CLOSING);
   readNumbers(line, close + 4);
   const at = (field: number) => numbers[field - 4] ?? 0;
   return {
-    pid,
+    pid: Number(line.toString("latin1", 0, open)),
     comm: line.toString("utf8", open + 1, close),
     state: line.toString("latin1", close + 2, close + 3),
     ppid: at(4),
@@ -222,13 +240,17 @@ export function commandLine(
   look: Look | null = null,
   maxBytes: number = PROC_BYTES,
 ): string {
-  const { pid } = stat;
-  const bytes =
-    look?.pid === pid
-      ? readProcAgain(look.cmdline)
-      : readProcBytes(`/proc/${pid}/cmdline`, PROC_BYTES);
-  if (bytes === null || bytes.length === 0) return `[${stat.comm}]`;
-  return bytes.toString("utf8", 0, maxBytes).replace(/\0+$/, "").replaceAll("\0", " ");
+  return readCommandLine(stat.pid, look, maxBytes) || `[${stat.comm}]`;
+}
+
+function readCommandLine(pid: number, look: Look | null, maxBytes: number): string | null {
+  if (look?.pid === pid && maxBytes >= PROC_BYTES) return readAgain(look.cmdline, asWords);
+  const bytes = readProcBytes(`/proc/${pid}/cmdline`, PROC_BYTES);
+  return bytes === null ? null : asWords(bytes.subarray(0, maxBytes));
+}
+
+function asWords(bytes: Buffer): string {
+  return bytes.toString("utf8").replace(/\0+$/, "").replaceAll("\0", " ");
 }
 
 /** What the kernel waits in on behalf of a process, or null where it does not say. man 5 proc_pid_wchan. */

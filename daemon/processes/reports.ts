@@ -9,14 +9,7 @@ import {
   type Status,
   statuses,
 } from "../../client/wire.js";
-import {
-  commandLine,
-  isLiving,
-  type Look,
-  openLook,
-  readStat,
-  type Stat,
-} from "../kernel/procfs.js";
+import { commandLine, isLiving, openLook, readStat, type Stat } from "../kernel/procfs.js";
 import { isFinal } from "../life/state.js";
 import { atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
 import { controls, type Sight, seesAll, type Viewer } from "./access.js";
@@ -96,74 +89,99 @@ export function reportNow(entry: Entry): Promise<Result<"status">> {
 }
 
 function beginReport(entry: Entry): Promise<Result<"status">> {
-  let isDone = false;
-  const told = makeReport(entry).finally(() => {
-    isDone = true;
-    if (report.isOld) forget();
-  });
-  const report: Report = { told, isOld: false, next: null };
+  const report: Report = { told: makeReport(entry), isOld: false, next: null };
+  entry.report = report;
   const forget = () => {
     if (entry.report === report) entry.report = null;
   };
-  entry.report = report;
+  let isDone = false;
+  const finish = () => {
+    isDone = true;
+    if (report.isOld) forget();
+  };
+  report.told.then(finish, finish); // whoever asked gets the error
   atTurnsEnd(() => {
     if (isDone) forget();
     else report.isOld = true;
   });
-  return told;
+  return report.told;
 }
 
 async function makeReport(entry: Entry): Promise<Result<"status">> {
-  const members = hasTree(entry) ? await membersOf(entry) : [];
-  // It may have ended meanwhile, and then has none. A copy of so many fields would take a microsecond.
-  return Object.assign(describe(entry), { members: hasTree(entry) ? members : [] });
+  if (!hasTree(entry)) return asReport(entry, []);
+  const members = await membersOf(entry);
+  if (!hasTree(entry)) return asReport(entry, []); // it has ended meanwhile
+  const { state, told } = entry;
+  if (told?.state === state && isSame(told.result.members, members)) return told.result;
+  const result = asReport(entry, members);
+  entry.told = members.length <= FEW_MEMBERS ? { state, result } : null;
+  return result;
 }
 
+/** A copy of so many fields would take a microsecond. */
+function asReport(entry: Entry, members: Member[]): Result<"status"> {
+  return Object.assign(describe(entry), { members });
+}
+
+function isSame(before: readonly Member[], now: readonly Member[]): boolean {
+  return (
+    before.length === now.length &&
+    before.every((was, at) => {
+      const is = now[at];
+      return (
+        was.pid === is?.pid &&
+        was.ppid === is.ppid &&
+        was.state === is.state &&
+        was.command === is.command
+      );
+    })
+  );
+}
+
+/** Parents come before their children. */
 async function membersOf(entry: Living): Promise<Member[]> {
   entry.look ??= entry.leader?.exit === null ? openLook(entry.leader.pid) : null;
-  const stats = await livingOf(await entry.tree.members(), entry);
-  const maxBytes = Math.floor(roomFor(entry) / stats.length) - MEMBER_BYTES;
+  const pids = await entry.tree.members();
+  const maxBytes = roomForEach(pids.length, entry);
   const slice = createSlices();
-  const members: Member[] = [];
-  for (const stat of stats.sort(byAge)) {
+  const found: { stat: Stat; command: string }[] = [];
+  for (const pid of pids) {
     await slice();
-    members.push(asMember(stat, entry.look, maxBytes));
+    // Closed as soon as the leader has ended, so it is asked for each time.
+    const { look } = entry;
+    const stat = readStat(pid, look);
+    if (stat === null || !isLiving(stat)) continue;
+    found.push({ stat, command: commandLine(stat, look, maxBytes) });
   }
-  return members;
+  const byAge = found.sort(
+    (a, b) => a.stat.startTicks - b.stat.startTicks || a.stat.pid - b.stat.pid,
+  );
+  return byAge.map(({ stat: { pid, ppid, state }, command }) => ({ pid, ppid, state, command }));
 }
+
+/** For so many there is room beside the longest command, and memory for what was told of them last. */
+const FEW_MEMBERS = 4;
 
 /** What a member takes of a line beside its command line, and a process beside its command. */
 const MEMBER_BYTES = 64;
 const PROCESS_BYTES = 32 * 1024;
 
-/** The bytes of a line that are left for members. */
-function roomFor({ spec }: Entry): number {
-  return limits.lineBytes - PROCESS_BYTES - Buffer.byteLength(JSON.stringify(spec.command));
+/** The bytes of a line that are left for each member's command line; all that it needs, for a few. */
+function roomForEach(members: number, { spec }: Entry): number | undefined {
+  if (members <= FEW_MEMBERS) return undefined;
+  const takenBytes = PROCESS_BYTES + Buffer.byteLength(JSON.stringify(spec.command));
+  return Math.floor((limits.lineBytes - takenBytes) / members) - MEMBER_BYTES;
 }
 
-/** The look of `source`, if it has one, is closed as soon as its leader has ended. */
-async function livingOf(
-  pids: readonly number[],
-  source: { readonly look: Look | null },
-): Promise<Stat[]> {
+async function livingOf(pids: readonly number[]): Promise<Stat[]> {
   const slice = createSlices();
   const stats: Stat[] = [];
   for (const pid of pids) {
     await slice();
-    const stat = readStat(pid, source.look);
+    const stat = readStat(pid);
     if (stat !== null && isLiving(stat)) stats.push(stat);
   }
   return stats;
-}
-
-/** Parents before their children. */
-function byAge(a: Stat, b: Stat): number {
-  return a.startTicks - b.startTicks || a.pid - b.pid;
-}
-
-function asMember(stat: Stat, look: Look | null, maxBytes: number): Member {
-  const { pid, ppid, state } = stat;
-  return { pid, ppid, state, command: commandLine(stat, look, maxBytes) };
 }
 
 /**
@@ -212,7 +230,7 @@ export async function usage(
   const leaderPid = leader === null || leader.exit !== null ? null : leader.pid;
   const measured = await sampler.measure({
     leaderPid,
-    members: async () => livingOf(await tree.members(), { look: null }),
+    members: async () => livingOf(await tree.members()),
   });
   return { id: entry.id, pid: pid ?? 0, ...measured, timestamp: new Date().toISOString() };
 }

@@ -113,7 +113,7 @@ async function strayLodgers({ containing, entries }: Known): Promise<Map<number,
 
 async function knownMembers(table: Known): Promise<Set<number>> {
   const slice = createSlices("scans");
-  const answers: Promise<[PromiseSettledResult<number[]>]>[] = [];
+  const answers: Promise<[PromiseSettledResult<readonly number[]>]>[] = [];
   // All trees are noted first: while one is asked, others may end. And all are asked before the first has
   // answered: where that takes a scan, they share it.
   for (const tree of [...table.entries.values()].filter(hasTree).map((entry) => entry.tree)) {

@@ -33,6 +33,8 @@ export type Entry = {
   readonly waiters: Set<() => void>;
   /** Its leader's files in /proc, open since somebody first asked for its members. */
   look: Look | null;
+  /** What `status` told last of few members, and in which state that was. */
+  told: { readonly state: State; readonly result: Result<"status"> } | null;
   /** What `status` tells in this turn of the loop, for all who ask in it, or is still being made. */
   report: Report | null;
 };
@@ -201,7 +203,7 @@ function timestamp(ms: number | null): string | null {
 
 /** Nothing works on it yet. */
 export function createEntry(id: string, spec: Spec, state: State): Entry {
-  const idle = { leader: null, tree: null, ladder: null, look: null, report: null };
+  const idle = { leader: null, tree: null, ladder: null, look: null, told: null, report: null };
   return { id, spec, state, ...idle, waiters: new Set() };
 }
 
@@ -277,6 +279,7 @@ function settle(table: Table, entry: Entry): void {
   }
   const { tree, leader, look } = entry;
   entry.look = null;
+  entry.told = null;
   entry.leader = null;
   entry.tree = null;
   table.keeper.unstore(entry.id);

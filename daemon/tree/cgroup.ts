@@ -46,6 +46,8 @@ type Room = {
   readonly self: number;
   readonly procs: number;
   readonly events: number;
+  /** What the first list said last, and whom that meant. */
+  listed: { readonly text: string; readonly pids: readonly number[] };
 };
 
 function makeRoom(base: string, id: string): Room {
@@ -72,7 +74,7 @@ function openRoom(folder: string): Room {
       fds.push(openSync(join(folder, name), "r"));
     }
     const [self = -1, procs = -1, events = -1] = fds;
-    return { folder, self, procs, events };
+    return { folder, self, procs, events, listed: { text: "", pids: [] } };
   } catch (error) {
     for (const fd of fds) closeSync(fd);
     throw error;
@@ -94,8 +96,11 @@ function order(folder: string, file: string, word: string): void {
 }
 
 /** As `listMembers`, of a room: a folder has a link from each below it, and a tree has seldom made any. */
-function membersIn({ folder, self, procs }: Room): number[] {
-  const own = pidsIn(readListAgain(procs));
+function membersIn(room: Room): readonly number[] {
+  const { folder, self, procs } = room;
+  const text = readListAgain(procs);
+  if (text !== room.listed.text) room.listed = { text, pids: pidsIn(text) };
+  const own = room.listed.pids;
   if (fstatSync(self).nlink <= 2) return own;
   return own.concat(childrenOf(folder).flatMap(listMembers));
 }
@@ -146,8 +151,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
   const members = () => {
     if (isGone) return [];
     const pids = membersIn(room);
-    if (leader.exit === null && !pids.includes(leader.pid)) pids.push(leader.pid);
-    return pids;
+    return leader.exit !== null || pids.includes(leader.pid) ? pids : [...pids, leader.pid];
   };
   const freeze = (on: boolean) => {
     if (isPaused === on || isGone) return;

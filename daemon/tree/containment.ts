@@ -24,12 +24,12 @@ export type Leader = {
  * Who was there, how many of them a signal reached, and whom we were not permitted to signal. Whoever was
  * found, but neither reached nor refused, had ended by then.
  */
-export type Reach = { found: number[]; reached: number; refused: number[] };
+export type Reach = { found: readonly number[]; reached: number; refused: number[] };
 
 export interface Containment {
   readonly kind: ContainmentKind;
   /** The numbers of the living members, as the kernel has them now. */
-  members(): Promise<number[]>;
+  members(): Promise<readonly number[]>;
   /**
    * Send signals, in this order, to every living member, each held and proven ours before. Nobody
    * left is no error. SIGCONT also ends a pause.
@@ -97,7 +97,7 @@ export async function signalEach(
   isOurs: (pid: number) => boolean,
   signals: readonly Signal[],
 ): Promise<Reach> {
-  const reach: Reach = { found: [...members], reached: 0, refused: [] };
+  const reach: Reach = { found: members, reached: 0, refused: [] };
   const slice = createSlices("searches");
   for (const pid of members) {
     await slice();

@@ -120,7 +120,7 @@ async function signalAll(
   const isOwn = held !== null && isOwnGroup(held, inside);
   const [sent] = isOwn ? signals.map((signal) => signalGroup(held, signal)) : [];
   const reach = await signalEach(held, outside.map(pidOf), isOurs, signals);
-  reach.found.push(...inside.map(pidOf));
+  reach.found = members.map(pidOf);
   if (sent === "sent") reach.reached += inside.length;
   if (sent === "refused") reach.refused.push(...inside.map(pidOf));
   return reach;

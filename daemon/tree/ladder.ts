@@ -83,6 +83,7 @@ async function descend(
   if (!descent.force) {
     const { stopSignal } = descent;
     const { found } = await tree.signal(...(stopSignal === null ? [] : [stopSignal]), "SIGCONT");
+    grace.begin();
     note(found);
     if (stopSignal !== null) warned();
     gone = await firstOf(tree.emptied(), grace.passed);
@@ -114,6 +115,7 @@ async function kill(
     note(found);
     const leftMs = endMs - performance.now();
     const round = createDeadline(Math.max(KILL_AGAIN_MS, Math.min(waitMs, leftMs)));
+    round.begin();
     const gone = await firstOf(tree.emptied(), round.passed);
     round.cancel();
     if (gone) return [];
@@ -162,27 +164,25 @@ export function survivalText(survivors: readonly Survivor[]): string {
 
 type Deadline = {
   readonly passed: Promise<void>;
+  begin(): void;
   hasten(ms: number): void;
   cancel(): void;
 };
 
-/** A moment that can be brought forward. */
+/** A moment that comes `ms` after it was begun, and can be brought forward, also before. */
 function createDeadline(ms: number): Deadline {
   let pass: () => void;
   const passed = new Promise<void>((resolve) => {
     pass = resolve;
   });
-  let atMs = performance.now() + ms;
-  let timer = setTimeout(() => pass(), ms);
-  return {
-    passed,
-    hasten(soonerMs) {
-      const soonerAtMs = performance.now() + soonerMs;
-      if (soonerAtMs >= atMs) return;
-      atMs = soonerAtMs;
-      clearTimeout(timer);
-      timer = setTimeout(() => pass(), soonerMs);
-    },
-    cancel: () => clearTimeout(timer),
+  let atMs = Number.POSITIVE_INFINITY;
+  let timer: NodeJS.Timeout | undefined;
+  const hasten = (soonerMs: number) => {
+    const soonerAtMs = performance.now() + soonerMs;
+    if (soonerAtMs >= atMs) return;
+    atMs = soonerAtMs;
+    clearTimeout(timer);
+    timer = setTimeout(() => pass(), soonerMs);
   };
+  return { passed, begin: () => hasten(ms), hasten, cancel: () => clearTimeout(timer) };
 }
