@@ -1,6 +1,6 @@
 import { equal, is, ok } from "uvu/assert";
-import { createLatch, documentOf, runCli, type Said, setUp } from "./cli.js";
-import { spawnReady, testProgram } from "./commands.js";
+import { documentOf, runCli, type Said, setUp } from "./cli.js";
+import { createLatch, spawnReady, testProgram } from "./commands.js";
 import { scenario, until } from "./scenario.js";
 
 /** As seq(1) writes it. */

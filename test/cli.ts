@@ -1,8 +1,7 @@
 // What scenarios of the CLI stand on: the bundle as it ships, set on a daemon of the scenario's own.
 
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { closeSync, openSync, writeSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { type ChildProcess, spawn } from "node:child_process";
+import { resolve } from "node:path";
 import type { Client } from "../client/client.js";
 import { type Daemon, type StartOptions, startDaemon } from "./daemon.js";
 import type { Scene } from "./scenario.js";
@@ -58,15 +57,6 @@ export async function setUp(scene: Scene, options: StartOptions = {}): Promise<D
   const env = { PROCSUP_SOCKET: daemon.socket, MARK: "of the caller" };
   const cli = (...args: string[]) => runCli(scene, args, { env }).said;
   return { daemon, client: await daemon.connect(), cli, env };
-}
-
-/** A pipe that a program reads from before it goes on. */
-export function createLatch(scene: Scene): { path: string; open(): void } {
-  const path = join(scene.folder, "latch");
-  execFileSync("sh", ["-c", 'mkfifo "$1"', "sh", path]);
-  const fd = openSync(path, "r+");
-  scene.after(() => closeSync(fd));
-  return { path, open: () => void writeSync(fd, "go\n") };
 }
 
 /** The document that a command printed with --json. */

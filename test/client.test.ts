@@ -6,8 +6,7 @@ import { pathToFileURL } from "node:url";
 import { equal, is, match, ok } from "uvu/assert";
 import { connect, Disconnected, type Event, Refusal } from "../client/client.js";
 import { limits } from "../client/wire.js";
-import { createLatch } from "./cli.js";
-import { outputOf, testProgram } from "./commands.js";
+import { createLatch, outputOf, testProgram } from "./commands.js";
 import { call, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { type Scene, scenario, until } from "./scenario.js";
 

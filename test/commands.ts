@@ -1,10 +1,12 @@
-// What scenarios run, and what comes of it: the test programs, a command that is ready, all that it wrote, and
-// the refusal of a call in one word.
+// What scenarios run, and what comes of it: the test programs, a command that is ready, a pipe that holds one back,
+// all that it wrote, and the refusal of a call in one word.
 
+import { execFileSync } from "node:child_process";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Client } from "../client/client.js";
 import { type Process, Refusal } from "../client/wire.js";
-import { until } from "./scenario.js";
+import { type Scene, until } from "./scenario.js";
 
 /** Where the test programs are, run from their sources. */
 export const programs = resolve(import.meta.dirname, "../../test/programs");
@@ -30,6 +32,15 @@ export async function spawnReady(
 export async function untilReady(client: Client, id: string, limitMs?: number): Promise<void> {
   const isReady = async () => (await client.logs({ id })).text.startsWith("ready");
   await until("it is ready", isReady, limitMs);
+}
+
+/** A pipe that a program reads from before it goes on. */
+export function createLatch(scene: Scene): { path: string; open(): void } {
+  const path = join(scene.folder, "latch");
+  execFileSync("sh", ["-c", 'mkfifo "$1"', "sh", path]);
+  const fd = openSync(path, "r+");
+  scene.after(() => closeSync(fd));
+  return { path, open: () => void writeSync(fd, "go\n") };
 }
 
 /** All that a command writes to its stdout until its end. */

@@ -1,13 +1,13 @@
 // What the other methods promise, each seen in the kernel or in the files.
 
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { limits, type Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
-import { kindOf, spawnReady, testProgram } from "./commands.js";
+import { createLatch, kindOf, spawnReady, testProgram } from "./commands.js";
 import { call, configFile, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { isAlive, scenario, until } from "./scenario.js";
+import { isAlive, scenario, statFields, until } from "./scenario.js";
 
 async function startForking(client: Client) {
   const { id, pid } = await client.spawn({ command: testProgram("forks-child.sh") });
@@ -71,6 +71,42 @@ scenario(
     ok(inOneTurn > 0);
   },
 );
+
+for (const containment of containments) {
+  scenario(`${containment}: status tells whatever has changed since the last`, async (scene) => {
+    const args = ["--containment", containment];
+    const client = await (await startDaemon(scene, { args })).connect();
+    const latch = createLatch(scene);
+    const script = 'echo ready; read -r _ <"$0"; sleep 1000 & exec sleep 1001';
+    const { id, pid } = await spawnReady(client, ["sh", "-c", script, latch.path]);
+    const told = async () => (await client.status({ id })).members;
+    await until("the shell waits", () => statFields(pid)?.[0] === "S");
+    const before = await told();
+    const [shell] = before;
+    equal([shell?.state, shell?.command], ["S", `sh -c ${script} ${latch.path}`]);
+    equal(await told(), before);
+    latch.open();
+    const childOf = () => parseInt(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8"), 10);
+    const runs = (one: number) => readFileSync(`/proc/${one}/cmdline`, "utf8").split("\0")[0];
+    await until("both sleep", () => runs(pid) === "sleep" && runs(childOf()) === "sleep");
+    const child = childOf();
+    const after = (await told()).map((one) => [one.pid, one.ppid, one.command]);
+    equal(
+      after.sort(),
+      [
+        [pid, shell?.ppid, "sleep 1001"],
+        [child, pid, "sleep 1000"],
+      ].sort(),
+    );
+    process.kill(pid, "SIGSTOP");
+    await until("it is stopped", () => statFields(pid)?.[0] === "T");
+    is((await told()).find((one) => one.pid === pid)?.state, "T");
+    process.kill(child, "SIGKILL");
+    await until("the child is gone", () => !isAlive(child));
+    const left = (await told()).map((one) => one.pid);
+    equal(left, [pid]);
+  });
+}
 
 for (const containment of containments) {
   scenario(`${containment}: pause holds every member, resume lets it go on`, async (scene) => {

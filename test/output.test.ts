@@ -7,7 +7,7 @@ import { limits } from "../client/wire.js";
 import { capOutput } from "../daemon/output/cap.js";
 import type { OutputFolder } from "../daemon/output/output.js";
 import { readOutput } from "../daemon/output/reading.js";
-import { createLatch } from "./cli.js";
+import { createLatch } from "./commands.js";
 import { call, type Daemon, type StartOptions, startDaemon } from "./daemon.js";
 import { bearers, type Scene, scenario, scenarioUnless, until, whyNot } from "./scenario.js";
 
