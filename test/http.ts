@@ -67,6 +67,9 @@ export function post(socket: string, path: string, value: unknown) {
   return ask(socket, path, { headers: json, body: JSON.stringify(value) });
 }
 
+/** Of a number that nobody has. */
+export const nobody = route(2 ** 31 - 1);
+
 /** A request as bytes. */
 export function requestText(head: string, body = "", fields: string[] = []): string {
   const length =
