@@ -27,9 +27,10 @@ import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";
 import { type Caller, callerFacts } from "./caller.js";
-import { type Feed, followOutput, subscribe, unsubscribe } from "./feed.js";
+import { type Feed, subscribe, unsubscribe } from "./feed.js";
 import { describeContract } from "./openrpc.js";
 import type { Call } from "./rpc.js";
+import { followOutput } from "./tail.js";
 
 /** What methods work on. */
 export type House = {

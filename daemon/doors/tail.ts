@@ -1,0 +1,135 @@
+// The output of a process on its way to a subscription, as it is written. It knows output only by offset.
+
+import { limits, type Stream } from "../../client/wire.js";
+import { type OutputFolder, outputSize, streams, watchOutput } from "../output/output.js";
+import { readOutput, type Slice } from "../output/reading.js";
+import { type Feed, type Follower, isHeld, type Subscription } from "./feed.js";
+
+/** Whose output is followed; `failed` hears of a read that did not work, tried again at the next change. */
+export type Source = {
+  readonly id: string;
+  isWriting(): boolean;
+  failed(error: Error): void;
+};
+
+/** Send the output of a process to a subscription, from here on until the process has ended. */
+export function followOutput(
+  feed: Feed,
+  subscription: Subscription,
+  folder: OutputFolder,
+  source: Source,
+): Promise<void> {
+  subscription.following = openFollowers(feed, subscription, folder, source);
+  return subscription.following;
+}
+
+async function openFollowers(
+  feed: Feed,
+  subscription: Subscription,
+  folder: OutputFolder,
+  source: Source,
+): Promise<void> {
+  for (const stream of streams) {
+    const from = await outputSize(folder, source.id, stream);
+    if (!isHeld(feed, subscription)) return;
+    const follower = followStream(subscription, folder, source, stream, from);
+    if (follower !== null) subscription.followers.push(follower);
+  }
+  // Its end may have been told before there was anybody to finish.
+  if (!source.isWriting()) for (const follower of subscription.followers) void follower.finish();
+}
+
+/** How long the beginning of a line waits for the rest of it: a prompt is to be seen, too. */
+const LINE_MS = 100;
+
+/**
+ * The file itself is the buffer: a reader that falls behind is simply served later, and told how much
+ * of it the cap has freed before it could be sent.
+ */
+function followStream(
+  subscription: Subscription,
+  folder: OutputFolder,
+  source: Source,
+  stream: Stream,
+  start: number,
+): Follower | null {
+  const { listener } = subscription;
+  const torn = createPause(() => wake());
+  let from = start;
+  let busy = false;
+  let pumped = Promise.resolve();
+  let again = false;
+  let over = false;
+
+  async function pass(): Promise<void> {
+    const range = { from, maxBytes: limits.logBytes, cut: "line" } as const;
+    const isWriting = source.isWriting();
+    const slice = await readOutput(folder, source.id, stream, range, isWriting);
+    if (over || slice.text === "" || (isWriting && isTorn(slice) && !torn.isOver(from))) return;
+    const { text, next } = slice;
+    const missed = Math.max(0, slice.from - from);
+    const event = { event: "output", id: source.id, stream, text, from: slice.from, next } as const;
+    while (!listener.notify({ ...event, missed, subscription: subscription.id })) {
+      await listener.writable();
+      if (over || listener.closed) return;
+    }
+    from = next;
+    if (!slice.atEnd) again = true;
+  }
+  async function pump(): Promise<void> {
+    busy = true;
+    try {
+      do {
+        again = false;
+        await pass();
+      } while (again && !over);
+    } catch (error) {
+      source.failed(error as Error);
+    }
+    busy = false;
+  }
+  const wake = () => {
+    again = true;
+    if (!busy && !over) pumped = pump();
+  };
+  const close = watchOutput(folder, source.id, stream, wake);
+  if (close === null) return null;
+  wake();
+  return {
+    finish: () => {
+      close();
+      wake();
+      return pumped;
+    },
+    stop: () => {
+      over = true;
+      torn.end();
+      close();
+    },
+  };
+}
+
+/** The beginning of a line that may be going on: all there is, and no newline behind it. */
+function isTorn({ text, atEnd }: Slice): boolean {
+  return atEnd && !text.endsWith("\n");
+}
+
+/** Waits once for each offset: `isOver` begins the wait, and `again` is called at its end. */
+function createPause(again: () => void) {
+  let timer: NodeJS.Timeout | undefined;
+  let waited = -1;
+  let waiting = -1;
+  const end = () => clearTimeout(timer);
+  const isOver = (offset: number): boolean => {
+    if (waited === offset) return true;
+    if (waiting === offset) return false;
+    end();
+    waiting = offset;
+    timer = setTimeout(() => {
+      waited = offset;
+      again();
+    }, LINE_MS).unref();
+    return false;
+  };
+  return { isOver, end };
+}
