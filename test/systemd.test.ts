@@ -16,6 +16,12 @@ inLab("install, group, status, reload and stop", async (lab) => {
   );
   const unsafe = await sh("node /home/anna/opt/procsup/dist/procsup.cjs install");
   match(unsafe.out, /others than root can change \/home\/anna\/opt\/procsup\/dist\/procsupd.cjs/);
+  await ok(
+    "cd /srv; cp -r --parents /opt/procsup/{systemd,dist/procsup{,d}.cjs,node_modules/{,@koromix/}koffi*} .",
+  );
+  await ok("chown anna $(echo /srv/opt/procsup/node_modules/@koromix/*/package.json)");
+  const addon = await sh("node /srv/opt/procsup/dist/procsup.cjs install");
+  match(addon.out, /others than root can change \/srv\/opt\/procsup\/node_modules\/@koromix/);
   const plan = await ok("procsup install --dry-run");
   equal((await sh("ls /etc/systemd/system/procsup.service")).code, 2);
   is(await ok("procsup install"), plan);

@@ -7,11 +7,13 @@ import {
   existsSync,
   lstatSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { createRequire } from "node:module";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 
@@ -43,8 +45,12 @@ class CannotInstall extends Error {
  */
 export function install(programs: Programs, wish: Wish): Report {
   checkPlace(wish);
-  for (const path of [programs.node, join(programs.folder, "dist/procsupd.cjs")]) {
-    checkProgram(path, wish);
+  const daemon = join(programs.folder, "dist/procsupd.cjs");
+  const paths = [programs.node, daemon];
+  paths.forEach(checkPath);
+  if (!wish.user) {
+    paths.forEach(checkOwners);
+    addonsOf(daemon).forEach(checkOwners);
   }
   const files = filesFor(programs, wish);
   for (const { path } of files) checkOurs(path);
@@ -140,20 +146,39 @@ function checkPlace({ user }: Wish): void {
   }
 }
 
-/** Whoever could change a program that root runs would be root. Odd characters would need quoting. */
-function checkProgram(path: string, { user }: Wish): void {
-  if (!/^[\w./@+:,=~-]+$/.test(path)) {
-    throw new CannotInstall(`${path}: a unit cannot name it plainly: move it to another folder`);
+/** Other characters would need quoting. */
+function checkPath(path: string): void {
+  if (/^[\w./@+:,=~-]+$/.test(path)) return;
+  throw new CannotInstall(`${path}: a unit cannot name it plainly: move it to another folder`);
+}
+
+/** What the daemon loads that is not in its bundle: koffi, and beside it the machine code for each machine. */
+function addonsOf(daemon: string): string[] {
+  const koffi = dirname(findKoffi(daemon));
+  return [koffi, join(dirname(koffi), "@koromix")].filter(existsSync).flatMap((folder) => {
+    const names = readdirSync(folder, { recursive: true, encoding: "utf8" });
+    return [folder, ...names.map((name) => join(folder, name))];
+  });
+}
+
+function findKoffi(daemon: string): string {
+  try {
+    return createRequire(daemon).resolve("koffi");
+  } catch (cause) {
+    const folder = dirname(dirname(daemon));
+    throw new CannotInstall(`koffi is not installed: run npm install in ${folder}`, { cause });
   }
-  for (let part = path; !user; part = dirname(part)) {
-    const { uid, mode } = lstatSync(part);
-    const isShared = (mode & 0o022) !== 0 && (mode & 0o1000) === 0;
-    if (uid !== 0 || isShared) {
-      const fix = "install the package for all users: npm install --global procsup";
-      throw new CannotInstall(`others than root can change ${part}: ${fix}`);
-    }
-    if (part === "/") return;
+}
+
+/** Whoever could change what root runs, or a folder above it, would be root. */
+function checkOwners(path: string): void {
+  const { uid, mode } = lstatSync(path);
+  const isShared = (mode & 0o022) !== 0 && (mode & 0o1000) === 0;
+  if (uid !== 0 || isShared) {
+    const fix = "install the package for all users: npm install --global procsup";
+    throw new CannotInstall(`others than root can change ${path}: ${fix}`);
   }
+  if (path !== "/") checkOwners(dirname(path));
 }
 
 function checkOurs(path: string): void {
