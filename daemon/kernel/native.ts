@@ -32,7 +32,12 @@ const prlimitFn = libc.func("int prlimit64(int pid, int resource, void *set, voi
 /** Bytes of a page, the unit of memory in /proc/PID/stat. man 2 getpagesize. */
 export const pageBytes: number = libc.func("int getpagesize()")();
 
-const errnoNames = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+/** Of two names for one number (EAGAIN, EWOULDBLOCK) the first is the usual one, so it is entered last. */
+const errnoNames = new Map(
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, value]) => [value, name]),
+);
 
 /** `ENOENT` and the like. */
 export function errnoName(errno: number): string {
