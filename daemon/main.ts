@@ -54,13 +54,15 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   const rules = { adminGid: adminGidOf(settings), users: usersOf(settings), patienceWith };
   if (passed === null) await claimSocket(socket);
   const feed = createFeed();
-  const manager = connectManager(unit, () => summary(table));
+  let status = () => "starting"; // until there is a table
+  const manager = connectManager(unit, () => status());
   const publishEntry = (entry: Entry) => {
     tell(feed, entry);
     manager.statusChanged();
   };
   const parts = { settings, unit, log, socket, keeper: manager, publish: publishEntry };
   const { table, why } = await openTable(parts);
+  status = () => summary(table);
   const features = { groupSignal: reachesGroups, tags: table.tags.inForce, cgroup: why ?? true };
   const bounds = { faultsPerSecond: settings.faultsPerSecond };
   const calls = createCalls({ table, feed, sampler: createSampler(), version, features, bounds });

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { equal, is, match, not } from "uvu/assert";
 import { readUnit } from "../daemon/runtime/settings.js";
 import { connectManager, feedWatchdog, reloading } from "../daemon/runtime/systemd.js";
-import { launchDaemon, startDaemon } from "./daemon.js";
+import { crash, launchDaemon, startDaemon } from "./daemon.js";
 import { type Receiver, receiveAt } from "./receiver.js";
 import { type Scene, scenario, until } from "./scenario.js";
 
@@ -120,6 +120,25 @@ scenario("the daemon says when it is ready, what it holds, and that it goes", as
   is(await lineOf(receiver, "STATUS=no"), "STATUS=no processes");
   daemon.child.kill("SIGTERM");
   is(await lineOf(receiver, "STOPPING"), "STOPPING=1");
+});
+
+scenario("a manager that takes its time stops no daemon that recovers", async (scene) => {
+  const place = join(scene.folder, "notify");
+  const receiver = receiveAt(scene, place);
+  const env = { NOTIFY_SOCKET: place };
+  const first = await startDaemon(scene, { env });
+  const client = await first.connect();
+  const spawns = [1, 2].map(() => client.spawn({ command: ["sleep", "1000"] }));
+  const spawned = await Promise.all(spawns);
+  await crash(first);
+  for (const { pid } of spawned) process.kill(pid ?? 0, "SIGKILL");
+  // Each message to a full queue holds the daemon up: its status is due before it has recovered.
+  const other = connectManager(unitAt(place), () => "");
+  await until("the queue is full", () => !other.tell("X=1"));
+  const second = launchDaemon(scene, { env });
+  await until("it goes on", () => second.log.some((line) => line.includes('"recovered"')));
+  match((await receiver.next("READY=1")).text, /STATUS=no processes/);
+  is((await (await second.connect()).list({ all: true })).processes.length, 2);
 });
 
 scenario("what the manager has told the daemon does not reach a process", async (scene) => {
