@@ -112,6 +112,17 @@ function textsOf(said: Said, isJson: boolean): { stdout: string; stderr: string 
   return { stdout: stdout?.text ?? "", stderr: stderr?.text ?? "" };
 }
 
+scenario("--follow goes on in a file that its command has emptied", async (scene) => {
+  const { client, env } = await setUp(scene);
+  const latch = createLatch(scene);
+  const script = 'echo the first line; read -r _ <"$0"; echo again >/dev/stdout';
+  const { id } = await client.spawn({ command: ["sh", "-c", script, latch.path] });
+  const { soFar, said } = runCli(scene, ["logs", "-f", id], { env });
+  await until("it follows", () => soFar.out !== "");
+  latch.open();
+  equal(await said, { code: 0, out: "the first line\nagain\n", err: "" });
+});
+
 scenario("--follow says so when the daemon is gone", async (scene) => {
   const { client, env, daemon } = await setUp(scene);
   const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));

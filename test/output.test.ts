@@ -81,6 +81,28 @@ scenario("the cap frees the oldest bytes, and offsets stay what they were", asyn
   equal([ended, next], [true, 20 * LINES]);
 });
 
+scenario("output that its command empties begins anew, and is capped anew", async (scene) => {
+  const daemon = await startCapped(scene);
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const wait = `read -r _ <${latch.path}`;
+  // 10 MB, emptied and written again: shorter than before, and more than the cap.
+  const begin = `echo begun >/dev/stdout; ${wait}; ${numbered(0, LINES / 2)}`;
+  const id = await spawnShell(client, `${numbered(0, LINES - 1)}; ${wait}; ${begin}; ${wait}`);
+  await untilCapped(daemon, id, 10 * LINES);
+  const heard: [string, number][] = [];
+  client.onEvent((event) => {
+    if (event.event === "output") heard.push([event.text, event.from]);
+  });
+  await client.subscribe({ id, output: true });
+  latch.open();
+  await until("its follower goes on", () => heard.length > 0);
+  equal(heard, [["begun\n", 0]]);
+  equal((await client.logs({ id })).text, "begun\n");
+  latch.open();
+  await untilCapped(daemon, id, "begun\n".length + 5 * LINES + 10);
+});
+
 scenario("a process that ends before anybody has looked is capped all the same", async (scene) => {
   const daemon = await startCapped(scene);
   const client = await daemon.connect();

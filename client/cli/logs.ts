@@ -61,10 +61,19 @@ async function readStream(
     if (isDone) return { ...slice, from, missed };
     if (isDry) heard = (await news?.after(heard)) ?? heard;
     const { next } = slice;
-    slice = await client.logs({ ...source, from: next });
+    slice = await readFrom(client, source, next);
     missedNow = Math.max(0, slice.from - next);
     missed += missedNow;
   }
+}
+
+/** From there on, or from the beginning of a file that whoever opened it anew has emptied. */
+async function readFrom(client: Client, source: Address & { stream: Stream }, from: number) {
+  const ask = (begin: number) => client.logs({ ...source, from: begin });
+  let slice = await ask(from);
+  // While its cap is held it may be short for a moment, too.
+  if (slice.from < from) slice = await ask(from);
+  return slice.from < from ? ask(0) : slice;
 }
 
 function missedText(stream: Stream, missed: number): string {

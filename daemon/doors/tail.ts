@@ -47,13 +47,12 @@ const LINE_MS = 100;
  * of it the cap has freed before it could be sent.
  */
 function followStream(
-  subscription: Subscription,
+  { id, listener }: Subscription,
   folder: OutputFolder,
   source: Source,
   stream: Stream,
   start: number,
 ): Follower | null {
-  const { listener } = subscription;
   const torn = createPause(() => wake());
   let from = start;
   let busy = false;
@@ -65,11 +64,20 @@ function followStream(
     const range = { from, maxBytes: limits.logBytes, cut: "line" } as const;
     const isWriting = source.isWriting();
     const slice = await readOutput(folder, source.id, stream, range, isWriting);
-    if (over || slice.text === "" || (isWriting && isTorn(slice) && !torn.isOver(from))) return;
-    const { text, next } = slice;
+    const mayGoOn = isWriting && isTorn(slice) && !torn.isOver(from);
+    if (slice.from < from) await beginAnew();
+    else if (slice.text !== "" && !mayGoOn) await send(slice);
+  }
+  /** Emptied by whoever opened it anew, or for a moment while its cap was held: that is over now. */
+  async function beginAnew(): Promise<void> {
+    if ((await outputSize(folder, source.id, stream)) < from) from = 0;
+    again = true;
+  }
+  async function send({ text, next, ...slice }: Slice): Promise<void> {
+    if (over) return;
     const missed = Math.max(0, slice.from - from);
     const event = { event: "output", id: source.id, stream, text, from: slice.from, next } as const;
-    while (!listener.notify({ ...event, missed, subscription: subscription.id })) {
+    while (!listener.notify({ ...event, missed, subscription: id })) {
       await listener.writable();
       if (over || listener.closed) return;
     }
@@ -111,7 +119,7 @@ function followStream(
 
 /** The beginning of a line that may be going on: all there is, and no newline behind it. */
 function isTorn({ text, atEnd }: Slice): boolean {
-  return atEnd && !text.endsWith("\n");
+  return atEnd && text !== "" && !text.endsWith("\n");
 }
 
 /** Waits once for each offset: `isOver` begins the wait, and `again` is called at its end. */

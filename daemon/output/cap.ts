@@ -55,11 +55,19 @@ function capStream(capped: Capped): () => void {
       complain(error as NodeJS.ErrnoException);
     }
   };
+  const hold = (now: number): void => {
+    if (now < size) {
+      // Emptied by whoever opened it anew: nothing of it is freed any more.
+      freed = 0;
+      capped.folder.freed.delete(path);
+    }
+    if (now - freed > capBytes) void enforce();
+  };
   const look = (): void => {
     try {
       const now = sizeOf(path);
       if (now === null) busy.delete(look);
-      else if (now - freed > capBytes) void enforce();
+      else hold(now);
       if (now === size && !isOver) rest();
       size = now ?? 0;
     } catch (error) {
