@@ -133,7 +133,7 @@ export function publish(feed: Feed, { id, owner, ended, describe }: Change): voi
   if (!feed.byProcess.has(id) && !feed.byProcess.has(null)) return;
   const due: Due = { id, owner, ended, process: describe(), latest: feed.lastId };
   if (feed.due.length >= MOST_DUE) {
-    for (const subscription of audienceOf(feed, due)) miss(subscription);
+    for (const subscription of audienceOf(feed, due)) miss(feed, subscription);
     return;
   }
   feed.due.push(due);
@@ -171,16 +171,21 @@ async function finish({ following, followers }: Subscription): Promise<void> {
 
 function tell(feed: Feed, subscription: Subscription, event: Event): void {
   if (!isHeld(feed, subscription)) return;
-  if (subscription.dropped > 0 || !subscription.listener.notify(event)) miss(subscription);
+  if (subscription.dropped > 0 || !subscription.listener.notify(event)) miss(feed, subscription);
 }
 
 /** Count what a slow reader misses, and tell it how much once it reads again. */
-function miss(subscription: Subscription): void {
+function miss(feed: Feed, subscription: Subscription): void {
   subscription.dropped += 1;
-  if (subscription.dropped > 1) return;
-  void subscription.listener.writable().then(() => {
-    const { id, dropped, listener } = subscription;
-    subscription.dropped = 0;
-    listener.notify({ event: "dropped", subscription: id, count: dropped });
-  });
+  if (subscription.dropped === 1) void tellMissed(feed, subscription);
+}
+
+async function tellMissed(feed: Feed, subscription: Subscription): Promise<void> {
+  const { id, listener } = subscription;
+  const isTold = () =>
+    listener.notify({ event: "dropped", subscription: id, count: subscription.dropped });
+  // The output of others may take the room first.
+  do await listener.writable();
+  while (isHeld(feed, subscription) && !isTold());
+  subscription.dropped = 0;
 }

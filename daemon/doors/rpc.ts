@@ -263,7 +263,7 @@ function stringify(response: JSONRPCResponse, unforeseen: (error: unknown) => st
 }
 
 /** By identity: whoever makes a result anew makes a new object. Nothing long is kept. */
-let last = { result: undefined as unknown, text: "null" };
+let last = { result: null as unknown, text: "null" };
 
 /** Whoever asks the same in one turn is told one and the same result, which then is put into words once. */
 export function resultText(result: unknown): string {
