@@ -328,6 +328,20 @@ scenario("a subscriber hears every change of status, of one process or of all", 
   is(events.length, length);
 });
 
+scenario("who subscribes to a process that has ended is told of its end", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  const { id } = await client.spawn({ command: ["sh", "-c", "echo gone; exit 3"] });
+  const { process } = await client.wait({ id });
+  for (const output of [false, true]) {
+    const heard: Event[] = [];
+    const forget = client.onEvent((event) => heard.push(event));
+    const { subscription } = await client.subscribe({ id, output });
+    await until("it is told", () => heard.length > 0);
+    equal(heard, [{ event: "status", subscription, process }]);
+    forget();
+  }
+});
+
 scenario("a connection may hold its limit of subscriptions and not one more", async (scene) => {
   const { ask } = await (await visitDaemon(scene)).raw();
   const subscribe = () => ask(call("subscribe"));

@@ -155,13 +155,21 @@ async function tellAll(feed: Feed): Promise<void> {
     for (const subscription of audienceOf(feed, due)) {
       const turn = slice();
       if (turn !== undefined) await turn;
-      const { id } = subscription;
-      const event: Event = { event: "status", subscription: id, process: due.process };
-      if (!due.ended || subscription.following === null) tell(feed, subscription, event);
-      else void finish(subscription).then(() => tell(feed, subscription, event));
+      tellStatus(feed, subscription, due);
     }
     feed.due.shift();
   }
+}
+
+/** Tell a subscription in particular; an end behind the last of the output that is followed. */
+export function tellStatus(
+  feed: Feed,
+  subscription: Subscription,
+  { process, ended }: Pick<Due, "process" | "ended">,
+): void {
+  const event: Event = { event: "status", subscription: subscription.id, process };
+  if (!ended || subscription.following === null) tell(feed, subscription, event);
+  else void finish(subscription).then(() => tell(feed, subscription, event));
 }
 
 async function finish({ following, followers }: Subscription): Promise<void> {

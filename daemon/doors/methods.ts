@@ -22,12 +22,12 @@ import { counts, inspect, list, usage, wait } from "../processes/reports.js";
 import { spawn } from "../processes/spawn.js";
 import { countStrays, createLookout, type Lookout, strays } from "../processes/strays.js";
 import { pause, resume, sendSignal, terminate } from "../processes/supervisor.js";
-import { find, type Table } from "../processes/table.js";
+import { describe, find, type Table } from "../processes/table.js";
 import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";
 import { type Caller, callerFacts } from "./caller.js";
-import { type Feed, subscribe, unsubscribe } from "./feed.js";
+import { type Feed, subscribe, tellStatus, unsubscribe } from "./feed.js";
 import { describeContract } from "./openrpc.js";
 import type { Call } from "./rpc.js";
 import { followOutput } from "./tail.js";
@@ -108,6 +108,7 @@ async function listen(
     return { subscription: subscribe(feed, listener, null, sees).id };
   }
   const entry = find(table, address, viewer);
+  const hadEnded = isFinal(entry.state);
   const subscription = subscribe(feed, listener, entry.id);
   const source = {
     id: entry.id,
@@ -121,6 +122,9 @@ async function listen(
     unsubscribe(feed, listener, subscription.id); // its name is told to nobody
     throw error;
   }
+  // Whoever has spawned it cannot ask sooner. The answer comes first.
+  const process = describe(entry);
+  if (hadEnded) setImmediate(() => tellStatus(feed, subscription, { process, ended: true }));
   return { subscription: subscription.id };
 }
 
