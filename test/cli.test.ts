@@ -1,14 +1,15 @@
 // The commands of the CLI, one by one, as they ship.
 
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
-import type { Process } from "../client/client.js";
+import type { Process, Refusal } from "../client/client.js";
 import { isPaused } from "./cage.js";
 import { documentOf, setUp, sleep } from "./cli.js";
 import { spawnReady, testProgram } from "./commands.js";
+import { crash, startDaemon } from "./daemon.js";
 import { isAlive, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
 
 const words = (text: string) => text.split(" ").filter((word) => word !== "");
@@ -161,7 +162,10 @@ scenario("only who looks may shorten an id, and a name goes before", async (scen
   const first = await client.spawn({ command: sleep });
   const prefix = first.id.slice(0, 4);
   const before = await Promise.all(["terminate", "kill", "pause"].map((verb) => cli(verb, prefix)));
-  for (const { code } of before) is(code, 4);
+  for (const { code, err } of before) {
+    is(code, 4);
+    match(err, new RegExp(`^procsup: Process not found: name ${prefix}; if an id is meant`));
+  }
   is((await cli("wait", "--timeout", "0", prefix)).code, 124);
   const second = await client.spawn({ command: sleep, name: prefix });
   is(documentOf(await cli("status", "--json", prefix))["id"], second.id);
@@ -185,7 +189,8 @@ scenario("status exits with 3 for an ended process, 4 for an unknown one", async
     ["PID", "2147483647"],
   ];
   for (const [kind, target = ""] of cases) {
-    const err = `procsup: Process not found: ${kind} ${target}\n`;
+    const hint = target === other ? "; if an id is meant, its beginning is not enough" : "";
+    const err = `procsup: Process not found: ${kind} ${target}${hint}\n`;
     equal(await cli("status", target), { code: 4, out: "", err });
   }
 });
@@ -266,6 +271,36 @@ scenario("signal takes names with and without SIG, and numbers", async (scene) =
     match(said.err, /^procsup: .*'signal'\. Expected a signal like TERM, SIGTERM or 15\.\n$/);
   }
 });
+
+scenario(
+  "an end that nobody saw, and a command that never ran, are told as that",
+  async (scene) => {
+    const first = await startDaemon(scene);
+    const before = await first.connect();
+    const { id, pid } = await before.spawn({ command: sleep });
+    const failed = await idOfRefused(before.spawn({ command: ["/no/such/program"] }));
+    await crash(first);
+    process.kill(pid ?? 0, "SIGKILL");
+    await until("it is reaped", () => !existsSync(`/proc/${pid}`));
+    const { cli } = await setUp(scene);
+    const known = { code: 125, out: "" };
+    equal(await cli("wait", id), {
+      ...known,
+      err: `procsup: ${id} exited: how it ended nobody knows\n`,
+    });
+    equal(await cli("wait", failed), {
+      ...known,
+      err: `procsup: ${failed} failed: command: ENOENT\n`,
+    });
+    match((await cli("list", "--all")).out, new RegExp(`${id} .* exited +unknown `));
+  },
+);
+
+/** Of a process that was refused. */
+async function idOfRefused(spawned: Promise<unknown>): Promise<string> {
+  const refusal = await spawned.catch((error: Refusal) => error);
+  return String((refusal as Refusal).facts["id"]);
+}
 
 scenario("pause stops every member, resume lets them go on", async (scene) => {
   const { cli, client } = await setUp(scene);

@@ -7,6 +7,7 @@ import {
   readdirSync,
   rmSync,
   statSync,
+  unlinkSync,
   writeFileSync,
 } from "node:fs";
 import net from "node:net";
@@ -35,15 +36,20 @@ scenario(
   "a second daemon leaves the first one's socket and state alone, and says so",
   async (scene) => {
     const first = await startDaemon(scene);
+    const raw = await first.raw();
     const rival = launchDaemon(scene, { state: join(scene.folder, "other") });
     is(await rival.exited, 78);
     await until("it says why", () =>
       logged(rival.log, `another procsupd listens on ${first.socket}`),
     );
+    unlinkSync(first.socket);
+    const late = launchDaemon(scene, { state: join(scene.folder, "third") });
+    is(await late.exited, 78);
+    await until("it says what is wrong", () => logged(late.log, "its socket is not there"));
     const twin = launchDaemon(scene, { socket: join(scene.folder, "other.sock") });
     is(await twin.exited, 78);
     await until("it says why", () => logged(twin.log, "another procsupd uses the state directory"));
-    ok((await (await first.raw()).ask(call("info"))).result);
+    ok((await raw.ask(call("info"))).result);
   },
 );
 

@@ -34,6 +34,7 @@ import {
   statusText,
   straysText,
   terminatedText,
+  unknownText,
   usageTable,
 } from "./print.js";
 
@@ -151,6 +152,7 @@ command("wait", "wait for the end; exits with the process's own code, 128 + N fo
     const limit = timeout === undefined ? {} : { timeoutMs: timeout };
     const work = async (client: Client) => {
       const json = await client.wait({ ...(await findTarget(client, target)), ...limit });
+      if (json.ended && !options.json) process.stderr.write(unknownText(json.process));
       return {
         json,
         text: "",

@@ -3,6 +3,7 @@
 
 import { constants } from "node:os";
 import { type Kind, type Process, Refusal, type Result, type Signal } from "../wire.js";
+import { isIdPrefix } from "./arguments.js";
 
 export const exitCodes = {
   /** What was typed does not fit. */
@@ -52,7 +53,13 @@ export function errorJson(error: unknown): unknown {
 }
 
 export function errorText(error: unknown): string {
-  return `procsup: ${clean((error as Error).message)}\n`;
+  return `procsup: ${clean((error as Error).message)}${hint(error)}\n`;
+}
+
+function hint(error: unknown): string {
+  if (!(error instanceof Refusal) || error.kind !== "process_not_found") return "";
+  if (!isIdPrefix(String(error.facts["name"]))) return "";
+  return "; if an id is meant, its beginning is not enough";
 }
 
 /** Control characters as `?`: what a process is called must not steer a terminal. */
@@ -80,10 +87,16 @@ function since(timestamp: string | null): string {
     : `${Math.round(seconds / 86_400)} d`;
 }
 
-/** How it ended: exit code, signal, or nothing yet. */
-function ending({ exitCode, signal }: Process): string {
-  if (signal !== null) return signal;
-  return exitCode === null ? "-" : String(exitCode);
+/** How it ended: exit code, signal, `unknown`, or nothing yet. */
+function ending({ exitCode, signal, exit }: Process): string {
+  return signal ?? String(exitCode ?? (exit === "unknown" ? exit : "-"));
+}
+
+/** Why an ended process has neither code nor signal; nothing for all others. */
+export function unknownText({ id, exitCode, signal, status, failure }: Process): string {
+  if (exitCode !== null || signal !== null) return "";
+  const why = failure === null ? "how it ended nobody knows" : `${failure.stage}: ${failure.errno}`;
+  return `procsup: ${id} ${status}: ${why}\n`;
 }
 
 export function processTable(processes: readonly Process[]): string {

@@ -21,11 +21,17 @@ function fresh(path: string): string {
 export async function claimSocket(path: string): Promise<void> {
   try {
     checkPlace(path);
-    claim(`${path}.lock`, `another procsupd listens on ${path}`);
+    claim(`${path}.lock`, takenText(path));
     await checkStale(path);
   } catch (cause) {
     throw cannotListen(path, cause as Error);
   }
+}
+
+function takenText(path: string): string {
+  if (existing(path) !== null) return `another procsupd listens on ${path}`;
+  const where = "its socket is not there, as it has just begun, or somebody has removed it";
+  return `another procsupd has claimed ${path}; ${where}: restart that one`;
 }
 
 function cannotListen(path: string, cause: Error): CannotStart {
