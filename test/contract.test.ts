@@ -2,8 +2,9 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
+import { processEntries } from "../client/shapes.js";
 import { version } from "../client/version.js";
-import { kinds, methods } from "../client/wire.js";
+import { kinds, methods, statuses } from "../client/wire.js";
 import { startDaemon } from "./daemon.js";
 import { scenario } from "./scenario.js";
 
@@ -39,6 +40,16 @@ scenario(
     for (const code of codes) ok(code <= -32000 && code >= -32768);
   },
 );
+
+scenario("the README names every method, kind, status and field of the contract", () => {
+  const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
+  for (const [kind, { code, http }] of Object.entries(kinds)) {
+    ok(readme.includes(`\n| \`${kind}\` | ${code}, ${http} |`), kind);
+  }
+  const words = [...Object.keys(methods), ...statuses, ...Object.keys(processEntries)];
+  const missing = words.filter((word) => !readme.includes(`\`${word}\``));
+  equal(missing, []);
+});
 
 scenario("the version is the package's", () => {
   const text = readFileSync(join(import.meta.dirname, "../../package.json"), "utf8");
