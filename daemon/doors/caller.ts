@@ -2,7 +2,7 @@
 
 import type { Socket } from "node:net";
 import { Refusal } from "../../client/wire.js";
-import { exhaustion } from "../kernel/reserve.js";
+import { isExhausted } from "../kernel/reserve.js";
 import { peerCredentials, peerGroups } from "../kernel/unix.js";
 import { type Account, findAccount } from "../kernel/users.js";
 import { admit, type Behalf, type Policy, type RunAs } from "../processes/access.js";
@@ -54,6 +54,14 @@ export function welcome(socket: Socket, rules: Rules, log: Log): Guest<Caller> {
     if (refusal === null) throw error;
     return { refusal };
   }
+}
+
+/** What a caller is told whose wish needs more than is kept back; null for any other error. */
+export function exhaustion(error: unknown): Refusal | null {
+  if (!isExhausted(error)) return null;
+  const { code: errno } = error as NodeJS.ErrnoException;
+  const message = `${errno}: the daemon has no descriptor left: try again later, or raise its limit of open files`;
+  return new Refusal("limit_exceeded", message, { limit: "descriptors", errno }, { cause: error });
 }
 
 function judge(socket: Socket, rules: Rules, log: Log): Guest<Caller> {

@@ -14,7 +14,6 @@ import {
   type Result,
   WIRE_VERSION,
 } from "../../client/wire.js";
-import { exhaustion } from "../kernel/reserve.js";
 import { isFinal } from "../life/state.js";
 import { readOutput } from "../output/reading.js";
 import { controls, type Viewer } from "../processes/access.js";
@@ -26,7 +25,7 @@ import { describe, find, type Table } from "../processes/table.js";
 import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";
-import { type Caller, callerFacts } from "./caller.js";
+import { type Caller, callerFacts, exhaustion } from "./caller.js";
 import { type Feed, subscribe, tellStatus, unsubscribe } from "./feed.js";
 import { describeContract } from "./openrpc.js";
 import type { Call } from "./rpc.js";

@@ -3,7 +3,6 @@
 
 import { closeSync, openSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
-import { Refusal } from "../../client/wire.js";
 
 const BLIND_MS = 50;
 /** One to hold a process by, one to read of it meanwhile. */
@@ -45,14 +44,6 @@ export function isExhausted(error: unknown): boolean {
 /** Whether it says that no watch is to be had: the user's are used up (ENOSPC, man 7 inotify), or descriptors are. */
 export function isWithoutWatch(error: unknown): boolean {
   return isExhausted(error) || (error as NodeJS.ErrnoException).code === "ENOSPC";
-}
-
-/** What a caller is told whose wish needs more than is kept back; null for any other error. */
-export function exhaustion(error: unknown): Refusal | null {
-  if (!isExhausted(error)) return null;
-  const { code: errno } = error as NodeJS.ErrnoException;
-  const message = `${errno}: the daemon has no descriptor left: try again later, or raise its limit of open files`;
-  return new Refusal("limit_exceeded", message, { limit: "descriptors", errno }, { cause: error });
 }
 
 function refill(): void {
