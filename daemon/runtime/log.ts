@@ -1,10 +1,11 @@
 // The daemon's own log: winston on the standard streams. It decides how a record looks and that it is
 // one record; what is worth logging is decided where it happens.
 
-import { closeSync, constants, fstatSync, openSync, writeSync } from "node:fs";
+import { fstatSync } from "node:fs";
 import { isatty } from "node:tty";
 import winston from "winston";
 import Transport from "winston-transport";
+import { createSink, drain, put, type Sink, streamSink, type Write } from "./sink.js";
 
 type Fields = Readonly<Record<string, string | number | boolean | null>>;
 
@@ -35,16 +36,13 @@ export function logStyle(env: Readonly<Record<string, string | undefined>>): Log
   return isatty(1) ? "terminal" : "json";
 }
 
-/** Sends one record to journald, encoded; bytes taken, or `full`. */
-type SendRecord = Write;
-
 /**
  * In the style `journal` records go out by `send`, with fields to look for, unless that is null. Else
  * records up to `info` priority go to stdout, warnings and errors to stderr. They are made into text
  * a millisecond later, or by `flush`: whoever waits for an answer is answered first.
  */
-export function createLog(level: string, style: LogStyle, send: SendRecord | null = null): Log {
-  const transport = new StreamTransport(style === "journal" ? send : null);
+export function createLog(level: string, style: LogStyle, send: Write | null = null): Log {
+  const transport = new SinkTransport(style === "journal" ? send : null);
   const { combine, json, printf } = winston.format;
   const time = (info: Info) => new Date(String(info["timestamp"])).toTimeString().slice(0, 8);
   const formats = {
@@ -117,42 +115,41 @@ export function oneLine(text: string): string {
 
 const FORMATTED = Symbol.for("message");
 
+/** Of syslog's levels: it and all more urgent ones go to stderr. */
+const WARNING = 4;
+
 type Formatted = Info & { [FORMATTED]?: string };
 
 /** With four bytes each it still fits into a datagram. man 7 socket, SO_SNDBUF. */
 const RECORD_CHARS = 32 * 1024;
-const QUEUE_BYTES = 1024 * 1024;
 const SOON_MS = 1;
-const RETRY_MS = 20;
 const FLUSH_MS = 500;
 
 /**
- * Writes straight to the descriptors, a turn later and at the latest at exit. A pipe or terminal
- * that stands still must not stop the daemon: it is reopened non-blocking, for our own copy only,
- * and lines wait in a bounded queue; what does not fit is dropped and counted. winston's own
+ * Writes to the streams, or to journald where `send` does, a turn later and at the latest at exit. winston's own
  * transports lose queued lines at exit.
  */
-class StreamTransport extends Transport {
-  private readonly out = streamSink(1);
-  private readonly err = streamSink(2);
-  private readonly journal: Sink | null;
+class SinkTransport extends Transport {
+  private readonly normal: Sink;
+  private readonly urgent: Sink;
+  private readonly textOf: (info: Formatted) => string;
 
-  constructor(send: SendRecord | null) {
+  constructor(send: Write | null) {
     super();
-    this.journal = send === null ? null : createSink(send, lossRecord);
+    this.textOf = send === null ? lineOf : recordOf;
+    this.normal = send === null ? streamSink(1, lossLine) : createSink(send, lossRecord);
+    this.urgent = send === null ? streamSink(2, lossLine) : this.normal;
   }
 
   override log(info: Formatted, done: () => void): void {
-    const urgent = priorityOf(info) <= 4;
-    if (this.journal !== null) put(this.journal, recordOf(info));
-    else put(urgent ? this.err : this.out, `${info[FORMATTED] ?? ""}\n`);
+    put(priorityOf(info) <= WARNING ? this.urgent : this.normal, this.textOf(info));
     done();
   }
 
   flush(): void {
     const untilMs = performance.now() + FLUSH_MS;
     const cell = new Int32Array(new SharedArrayBuffer(4));
-    for (const sink of [this.out, this.err, this.journal ?? this.err]) {
+    for (const sink of [this.normal, this.urgent]) {
       while (!drain(sink) && performance.now() < untilMs) Atomics.wait(cell, 0, 0, 5);
     }
   }
@@ -171,7 +168,15 @@ function recordOf(info: Formatted): string {
 }
 
 function lossRecord(message: string): string {
-  return encode({ MESSAGE: message, PRIORITY: winston.config.syslog.levels["warning"] });
+  return encode({ MESSAGE: message, PRIORITY: WARNING });
+}
+
+function lineOf(info: Formatted): string {
+  return `${info[FORMATTED] ?? ""}\n`;
+}
+
+function lossLine(message: string): string {
+  return `${JSON.stringify({ level: "warning", message })}\n`;
 }
 
 /** As journald wants it: a field a line, which holds since no value has a line end here. */
@@ -180,90 +185,4 @@ function encode(fields: Readonly<Record<string, unknown>>): string {
     .filter(([, value]) => value !== undefined && value !== null)
     .map(([key, value]) => `${key}=${oneLine(String(value))}\n`)
     .join("");
-}
-
-type Write = (bytes: Buffer) => number | "full";
-
-type Sink = {
-  readonly write: Write;
-  /** A line of its own, about lines that were lost. */
-  readonly loss: (message: string) => string;
-  queue: Buffer[];
-  queuedBytes: number;
-  dropped: number;
-  waiting: boolean;
-};
-
-function createSink(write: Write, loss: Sink["loss"]): Sink {
-  return { write, loss, queue: [], queuedBytes: 0, dropped: 0, waiting: false };
-}
-
-function streamSink(shared: number): Sink {
-  const fd = nonBlocking(shared);
-  const loss = (message: string) => `${JSON.stringify({ level: "warning", message })}\n`;
-  return createSink((bytes) => tryWrite(fd, bytes), loss);
-}
-
-/** A descriptor of our own for a pipe or terminal; O_NONBLOCK on `fd` itself would hit its sharers. */
-function nonBlocking(fd: number): number {
-  try {
-    const stat = fstatSync(fd);
-    if (!stat.isFIFO() && !stat.isCharacterDevice()) return fd;
-    const { O_WRONLY, O_NONBLOCK, O_NOCTTY } = constants;
-    const own = openSync(`/proc/self/fd/${fd}`, O_WRONLY | O_NONBLOCK | O_NOCTTY);
-    if (own > 2) return own;
-    closeSync(own);
-    return fd;
-  } catch {
-    return fd; // closed, or a terminal of another user: the shared, blocking one has to do
-  }
-}
-
-function put(sink: Sink, line: string): void {
-  const bytes = Buffer.from(line);
-  if (sink.queuedBytes + bytes.length > QUEUE_BYTES) {
-    sink.dropped += 1;
-    return;
-  }
-  sink.queue.push(bytes);
-  sink.queuedBytes += bytes.length;
-  drainIn(sink, 0);
-}
-
-/** The lines of one turn are written together. */
-function drainIn(sink: Sink, ms: number): void {
-  if (sink.waiting) return;
-  sink.waiting = true;
-  const now = () => {
-    sink.waiting = false;
-    if (!drain(sink)) drainIn(sink, RETRY_MS);
-  };
-  setTimeout(now, ms).unref();
-}
-
-/** True when nothing is left to write, also because nobody can read it any more. */
-function drain(sink: Sink): boolean {
-  for (;;) {
-    const [first] = sink.queue;
-    if (first === undefined) {
-      if (sink.dropped === 0) return true;
-      sink.queue.push(Buffer.from(sink.loss(`${sink.dropped} lines dropped`)));
-      sink.dropped = 0;
-      continue;
-    }
-    const written = sink.write(first);
-    if (written === "full") return false;
-    sink.queuedBytes = Math.max(0, sink.queuedBytes - written);
-    if (written === first.length) sink.queue.shift();
-    else sink.queue[0] = first.subarray(written);
-  }
-}
-
-/** Bytes written; all of them when the stream is gone for good, because there is nobody to tell. */
-function tryWrite(fd: number, bytes: Buffer): number | "full" {
-  try {
-    return writeSync(fd, bytes);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EAGAIN" ? "full" : bytes.length;
-  }
 }
