@@ -7,13 +7,8 @@ import { makeFolder } from "./kernel/files.js";
 import { openJournal, type Read, readJournal, tidyUp } from "./life/journal.js";
 import { openOutputFolder, sweepOutput } from "./output/output.js";
 import { adoptAll, type Kept } from "./processes/adopt.js";
-import {
-  createTable,
-  currentLines,
-  type Entry,
-  type Keeper,
-  type Table,
-} from "./processes/table.js";
+import type { Entry } from "./processes/entry.js";
+import { createTable, currentLines, type Keeper, type Table } from "./processes/table.js";
 import { claimState, reclaimState } from "./runtime/claim.js";
 import type { Log } from "./runtime/log.js";
 import type { Settings, Unit } from "./runtime/settings.js";

@@ -17,11 +17,12 @@ import {
 import { isFinal } from "../life/state.js";
 import { readOutput } from "../output/reading.js";
 import { controls, type Viewer } from "../processes/access.js";
+import { describe } from "../processes/entry.js";
 import { counts, inspect, list, usage, wait } from "../processes/reports.js";
 import { spawn } from "../processes/spawn.js";
 import { countStrays, createLookout, type Lookout, strays } from "../processes/strays.js";
 import { pause, resume, sendSignal, terminate } from "../processes/supervisor.js";
-import { describe, find, type Table } from "../processes/table.js";
+import { find, type Table } from "../processes/table.js";
 import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";

@@ -14,19 +14,10 @@ import { bearsSign, holdGroup } from "../tree/group.js";
 import { boot, identify, isSame } from "../tree/identity.js";
 import { departed, holdAdopted } from "../tree/leader.js";
 import { type Seen, scan, see } from "../tree/signs.js";
+import { createEntry, type Entry, hasTree } from "./entry.js";
 import { followTree } from "./follow.js";
 import { takeUp } from "./supervisor.js";
-import {
-  apply,
-  bringToLife,
-  createEntry,
-  type Entry,
-  enter,
-  hasTree,
-  keep,
-  keepLeader,
-  type Table,
-} from "./table.js";
+import { apply, bringToLife, enter, keep, keepLeader, type Table } from "./table.js";
 
 /** What became of those who had not ended when the last word was written. */
 type Found = { adopted: number; ended: number; lost: number };

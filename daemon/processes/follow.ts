@@ -4,8 +4,9 @@
 import { sitOut } from "../kernel/reserve.js";
 import type { Event, Exit, Stage } from "../life/state.js";
 import type { Containment, Leader } from "../tree/containment.js";
+import { type Entry, hasTree } from "./entry.js";
 import { descend } from "./supervisor.js";
-import { apply, type Entry, hasTree, type Table } from "./table.js";
+import { apply, type Table } from "./table.js";
 
 /** From the leader's end to that of the last member: what the table is told, and when. */
 export function followTree(

@@ -13,17 +13,8 @@ import { commandLine, isLiving, openLook, readStat, type Stat } from "../kernel/
 import { isFinal } from "../life/state.js";
 import { atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
 import { controls, type Sight, seesAll, type Viewer } from "./access.js";
-import {
-  describe,
-  type Entry,
-  find,
-  findLiving,
-  hasTree,
-  type Living,
-  type Report,
-  statusOf,
-  type Table,
-} from "./table.js";
+import { describe, type Entry, hasTree, type Living, type Report, statusOf } from "./entry.js";
+import { find, findLiving, type Table } from "./table.js";
 import type { Sampler } from "./usage.js";
 
 /** One line must hold a page; what is left after it is fetched with `after`. */

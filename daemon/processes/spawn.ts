@@ -19,18 +19,9 @@ import {
 } from "../tree/launch.js";
 import { isBorne, tagFor } from "../tree/tag.js";
 import { type Behalf, takeSpawn, type Viewer } from "./access.js";
+import { createEntry, describe, type Entry } from "./entry.js";
 import { followTree } from "./follow.js";
-import {
-  apply,
-  bringToLife,
-  createEntry,
-  describe,
-  type Entry,
-  enter,
-  keepLeader,
-  nameKey,
-  type Table,
-} from "./table.js";
+import { apply, bringToLife, enter, keepLeader, nameKey, type Table } from "./table.js";
 
 /**
  * Launch a process and enter it. Refusals: `shutting_down`, `name_taken`, `limit_exceeded`,

@@ -9,7 +9,8 @@ import { refusalOf, startLadder } from "../tree/ladder.js";
 import { type Seen, scan } from "../tree/signs.js";
 import { isTagged } from "../tree/tag.js";
 import type { Sight } from "./access.js";
-import { hasTree, type Table } from "./table.js";
+import { hasTree } from "./entry.js";
+import type { Table } from "./table.js";
 
 /** What is known of processes that are no strays, and of the signs that ours bear. */
 export type Known = Pick<Table, "containing" | "entries" | "tags" | "socket">;

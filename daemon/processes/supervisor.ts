@@ -22,18 +22,16 @@ import {
   survivalText,
 } from "../tree/ladder.js";
 import type { Viewer } from "./access.js";
-import { reportNow } from "./reports.js";
 import {
-  apply,
+  alreadyTerminated,
   describe,
   type Entry,
-  findLiving,
-  hasEnded,
   hasTree,
   type Living,
   statusOf,
-  type Table,
-} from "./table.js";
+} from "./entry.js";
+import { reportNow } from "./reports.js";
+import { apply, findLiving, type Table } from "./table.js";
 
 /**
  * End the whole tree. Callers for the same tree join one ladder and get the same answer; `force`
@@ -59,7 +57,7 @@ export async function terminate(
 /** What would be ended, and nothing done about it. */
 async function rehearse(entry: Living): Promise<Result<"terminate">> {
   const { members } = await reportNow(entry);
-  if (!hasTree(entry)) throw hasEnded(entry);
+  if (!hasTree(entry)) throw alreadyTerminated(entry);
   const message = `Dry run: ${members.length} would be ended, nothing was done`;
   const status = statusOf(entry) === "stopping" ? "stopping" : "running";
   return { ...answer(entry, status, message, null), members };

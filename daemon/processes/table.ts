@@ -1,53 +1,19 @@
-// The table of processes and the one writer of their states: who is known, under which pid and name,
-// and how each looks from outside. What is done to them is the supervisor's.
+// The table of processes and the one writer of their states: who is known, and under which pid and name. What is
+// done to them is the supervisor's.
 
-import {
-  type Address,
-  type Process,
-  Refusal,
-  type Result,
-  type Status,
-} from "../../client/wire.js";
-import { closeLook, type Look } from "../kernel/procfs.js";
+import { type Address, Refusal } from "../../client/wire.js";
+import { closeLook } from "../kernel/procfs.js";
 import { createHistory, type History, type HistoryBounds, remember } from "../life/history.js";
 import { append, type Journal } from "../life/journal.js";
-import type { Line, Spec } from "../life/records.js";
-import { type Event, isFinal, type State, step } from "../life/state.js";
+import type { Line } from "../life/records.js";
+import { type Event, isFinal, step } from "../life/state.js";
 import { capOutput } from "../output/cap.js";
 import { type OutputFolder, removeOutput } from "../output/output.js";
 import type { Log } from "../runtime/log.js";
 import type { Containing, Containment, Leader } from "../tree/containment.js";
-import type { Ladder } from "../tree/ladder.js";
 import { bearTag, shedTag, type Tags } from "../tree/tag.js";
 import { controls, countLiving, createTakings, type Takings, type Viewer } from "./access.js";
-
-/** One process: what it is, where its life stands, and what works on it now. */
-export type Entry = {
-  readonly id: string;
-  readonly spec: Spec;
-  state: State;
-  /** Leader, tree and ladder are there only while something can live. */
-  leader: Leader | null;
-  tree: Containment | null;
-  ladder: Ladder | null;
-  readonly waiters: Set<() => void>;
-  /** Its leader's files in /proc, open since somebody first asked for its members. */
-  look: Look | null;
-  /** What `status` told last of few members, and in which state that was. */
-  told: { readonly state: State; readonly result: Result<"status"> } | null;
-  /** What `status` tells in this turn of the loop, for all who ask in it, or is still being made. */
-  report: Report | null;
-};
-
-/** `isOld`: its look began in an earlier turn, and whoever asks now is told by `next`. */
-export type Report = {
-  readonly told: Promise<Result<"status">>;
-  isOld: boolean;
-  next: Promise<Result<"status">> | null;
-};
-
-/** A process that runs, or of which something may still live. */
-export type Living = Entry & { tree: Containment };
+import { alreadyTerminated, type Entry, hasTree, type Living, statusOf } from "./entry.js";
 
 /** Keeps descriptors while no daemon lives, by name: the service manager, or nobody. */
 export type Keeper = {
@@ -148,64 +114,11 @@ function findNamed(table: Table, name: string, { uid, isAdmin }: Viewer): Entry 
 /** As `find`, for whoever needs it alive: throws `already_terminated` with how it ended. */
 export function findLiving(table: Table, address: Address, viewer: Viewer): Living {
   const entry = find(table, address, viewer);
-  if (!hasTree(entry)) throw hasEnded(entry);
+  if (!hasTree(entry)) throw alreadyTerminated(entry);
   return entry;
 }
 
-/** `already_terminated`, with how it ended. */
-export function hasEnded(entry: Entry): Refusal {
-  const process = describe(entry);
-  const which = process.pid === null ? `ID ${entry.id}` : `PID ${process.pid}`;
-  return new Refusal("already_terminated", `Process already terminated: ${which}`, { process });
-}
-
-/** True while something of it may live. */
-export function hasTree(entry: Entry): entry is Living {
-  return entry.tree !== null;
-}
-
-/** The state as the outside sees it. */
-export function statusOf({ state, spec }: Entry): Status {
-  if (state.at !== "draining") return state.at;
-  return spec.strays === "keep" ? "running" : "stopping";
-}
-
-/** The process in its wire shape. */
-export function describe(entry: Entry): Process {
-  const { state, spec } = entry;
-  const exit = "exit" in state ? state.exit : null;
-  return {
-    id: entry.id,
-    name: spec.name,
-    pid: "pid" in state ? state.pid : null,
-    status: statusOf(entry),
-    command: [...spec.command],
-    cwd: spec.cwd,
-    owner: spec.owner,
-    user: spec.user,
-    startedAt: "startedMs" in state ? timestamp(state.startedMs) : null,
-    endedAt: "endedMs" in state ? timestamp(state.endedMs) : null,
-    exit: exit?.by ?? null,
-    exitCode: exit?.by === "code" ? exit.code : null,
-    signal: exit?.by === "signal" ? exit.signal : null,
-    failure: state.at === "failed" ? { stage: state.stage, errno: state.errno } : null,
-    containment: spec.containment,
-    stopSignal: spec.stopSignal,
-    graceMs: spec.graceMs,
-  };
-}
-
-function timestamp(ms: number | null): string | null {
-  return ms === null ? null : new Date(ms).toISOString();
-}
-
 // --- the one writer -------------------------------------------------------------------------
-
-/** Nothing works on it yet. */
-export function createEntry(id: string, spec: Spec, state: State): Entry {
-  const idle = { leader: null, tree: null, ladder: null, look: null, told: null, report: null };
-  return { id, spec, state, ...idle, waiters: new Set() };
-}
 
 /** Make a process known, in the order of the spawns: under its id, its name, and its number if it has one. */
 export function enter(table: Table, entry: Entry): void {
