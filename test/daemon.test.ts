@@ -235,6 +235,21 @@ scenario("without its system calls it says so in one sentence, and touches nothi
   refuses(/koffi\.node: /);
 });
 
+scenario("on a machine whose system calls it does not know it begins nothing", (scene) => {
+  const state = join(scene.folder, "state");
+  const preload = join(scene.folder, "preload.cjs");
+  const koffi = JSON.stringify(join(dirname(daemonFile), "../node_modules/koffi"));
+  const pretend = 'Object.defineProperty(process, "arch", { value: "riscv64" });';
+  writeFileSync(preload, `require(${koffi});${pretend}`); // koffi itself is to load as ever
+  const args = ["--require", preload, daemonFile, "--socket", join(scene.folder, "s")];
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...args, "--state", state], {
+    encoding: "utf8",
+    timeout: 5_000, // else it would serve
+  });
+  equal([status, stdout, existsSync(state)], [1, "", false]);
+  match(stderr, /procsup runs on x64 and arm64: it knows no system call numbers of riscv64/);
+});
+
 scenario("flag beats environment beats file", async (scene) => {
   const config = join(scene.folder, "config.json");
   const inFile = join(scene.folder, "file.sock");

@@ -2,7 +2,6 @@
 // library (so LDAP and the like count), file-system credentials of this one thread.
 
 import { closeSync, openSync } from "node:fs";
-import { arch } from "node:process";
 import koffi from "koffi";
 import { check, errnoName, libc, systemCall } from "./native.js";
 
@@ -89,14 +88,23 @@ export function findGroup(name: string): number | null {
 // --- with their eyes --------------------------------------------------------------------------
 
 // Raw calls change this thread only; those of the C library would change all of them. man 7 nptl.
-const numbers =
-  arch === "arm64"
-    ? { setfsuid: 151, setfsgid: 152, setgroups: 159 }
-    : { setfsuid: 122, setfsgid: 123, setgroups: 116 };
+const numbers = numbersOn(process.arch);
 const setGroupsFn = systemCall(numbers.setgroups, ["int", "void *"]);
 const setFsGid = systemCall(numbers.setfsgid, ["uint"]);
 const setFsUid = systemCall(numbers.setfsuid, ["uint"]);
 const faccessat2Fn = systemCall(439, ["int", "const char *", "int", "int"]);
+
+/** Linux, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h. */
+function numbersOn(arch: NodeJS.Architecture) {
+  switch (arch) {
+    case "x64":
+      return { setfsuid: 122, setfsgid: 123, setgroups: 116 };
+    case "arm64":
+      return { setfsuid: 151, setfsgid: 152, setgroups: 159 };
+    default: // by another machine's numbers it would make other calls
+      throw new Error(`procsup runs on x64 and arm64: it knows no system call numbers of ${arch}`);
+  }
+}
 
 function setGroups(groups: readonly number[]): void {
   const list = Uint32Array.from(groups);
