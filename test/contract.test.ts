@@ -3,7 +3,6 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import { processEntries } from "../client/shapes.js";
-import { version } from "../client/version.js";
 import { kinds, methods, statuses } from "../client/wire.js";
 import { startDaemon } from "./daemon.js";
 import { scenario } from "./scenario.js";
@@ -49,9 +48,4 @@ scenario("the README names every method, kind, status and field of the contract"
   const words = [...Object.keys(methods), ...statuses, ...Object.keys(processEntries)];
   const missing = words.filter((word) => !readme.includes(`\`${word}\``));
   equal(missing, []);
-});
-
-scenario("the version is the package's", () => {
-  const text = readFileSync(join(import.meta.dirname, "../../package.json"), "utf8");
-  is(version, (JSON.parse(text) as { version: string }).version);
 });
