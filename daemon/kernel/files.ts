@@ -23,9 +23,10 @@ export function makeFolder(path: string, mode: number): void {
 
 // --- holes in files ---------------------------------------------------------------------------
 
-// On a thread of the pool: both wait for whoever is in the middle of a write to that file.
-const fallocateFn = libc.func("int fallocate64(int fd, int mode, int64_t offset, int64_t length)");
-const lseekFn = libc.func("int64_t lseek64(int fd, int64_t offset, int whence)");
+// On a thread of the pool: both wait for whoever is in the middle of a write to that file. An off_t has 64 bits on x64
+// and arm64; the names that end in 64 are gone from musl 1.2.4.
+const fallocateFn = libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)");
+const lseekFn = libc.func("int64_t lseek(int fd, int64_t offset, int whence)");
 
 /** The result of a call on a thread of the pool, and its errno. */
 function inPool(fn: ReturnType<typeof libc.func>, ...args: number[]): Promise<[number, number]> {

@@ -27,7 +27,7 @@ const closeRangeFn = systemCall(436, ["uint", "uint", "uint"]);
 const flockFn = libc.func("int flock(int fd, int operation)");
 const ioctlFn = libc.func("int ioctl(int fd, ulong request, ...)");
 const waitidFn = libc.func("int waitid(int type, int id, void *info, int options)");
-const prlimitFn = libc.func("int prlimit64(int pid, int resource, void *set, void *old)");
+const prlimitFn = libc.func("int prlimit(int pid, int resource, void *set, void *old)");
 
 /** Bytes of a page, the unit of memory in /proc/PID/stat. man 2 getpagesize. */
 export const pageBytes: number = libc.func("int getpagesize()")();
