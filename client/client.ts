@@ -9,6 +9,7 @@ import {
   type JSONRPCErrorResponse,
   type JSONRPCResponse,
 } from "json-rpc-2.0";
+import { ownEnvironment } from "./environment.js";
 import { createLineReader, type LineReader } from "./lines.js";
 import { defaultSocket } from "./socket.js";
 import {
@@ -19,13 +20,22 @@ import {
   type Method,
   methods,
   type Params,
+  Refusal,
+  type Result,
+} from "./wire.js";
+
+export {
+  type Address,
+  type Event,
+  type Kind,
+  type Member,
+  type Method,
+  type Params,
   type Process,
   Refusal,
   type Result,
-  refusedVariables,
+  type Status,
 } from "./wire.js";
-
-export { type Address, type Event, type Kind, type Process, Refusal, type Status } from "./wire.js";
 
 /** No daemon could be reached, or the connection ended while a call was pending; the message says why. */
 export class Disconnected extends Error {
@@ -56,7 +66,7 @@ type Pending = {
   calls: number;
   ended: (() => Error) | null;
 };
-type Line = { socket: net.Socket; reader: LineReader; pending: Pending };
+type Connection = { socket: net.Socket; reader: LineReader; pending: Pending };
 
 /**
  * Connect to the daemon: `socket`, else PROCSUP_SOCKET, else the default path of this user. The
@@ -72,8 +82,8 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
     calls: 0,
     ended: null,
   };
-  const line: Line = { socket, reader: createLineReader(REPLY_BYTES), pending };
-  socket.on("data", (chunk) => receive(chunk, line, listeners));
+  const connection: Connection = { socket, reader: createLineReader(REPLY_BYTES), pending };
+  socket.on("data", (chunk) => receive(chunk, connection, listeners));
   socket.on("error", (error) => disconnect(pending, reasonOf(error)));
   socket.on("close", () => disconnect(pending, CLOSED));
   // White space is no line, yet it says which language is spoken: a connection that says nothing
@@ -82,7 +92,7 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
   socket.write(" ");
   socket.unref();
 
-  const call: Client["call"] = (method, params) => request(line, method, params);
+  const call: Client["call"] = (method, params) => request(connection, method, params);
   return {
     ...createCalls(call),
     call,
@@ -95,14 +105,6 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
       socket.destroy();
     },
   };
-}
-
-/** The processes of all pages of `list`. */
-export async function listAll(client: Client, params: Params<"list">): Promise<Process[]> {
-  const { processes, next } = await client.list(params);
-  return next === null
-    ? processes
-    : [...processes, ...(await listAll(client, { ...params, after: next }))];
 }
 
 function createCalls(call: Client["call"]): Calls {
@@ -128,14 +130,6 @@ function socketPath(named: string | undefined): string {
 /** A command runs where and as its caller stands, unless the caller says otherwise. */
 function ownSurroundings(): { cwd: string; env: Record<string, string> } {
   return { cwd: process.cwd(), env: ownEnvironment() };
-}
-
-/** What this program can hand on of its environment: the contract knows some names that it refuses. */
-export function ownEnvironment(): Record<string, string> {
-  const set = Object.entries(process.env).filter((entry): entry is [string, string] => {
-    return entry[1] !== undefined && !refusedVariables.includes(entry[0]);
-  });
-  return Object.fromEntries(set);
 }
 
 /** sun_path of unix(7) without its NUL; Node 20 cuts a longer path off and connects to what is left. */
@@ -164,7 +158,7 @@ function open(path: string): Promise<net.Socket> {
 function whyNot(path: string, { code, message }: NodeJS.ErrnoException): string {
   switch (code) {
     case "ENOENT":
-      return "it does not exist; start the daemon (npm start, or systemctl start procsup)";
+      return "it does not exist; start the daemon: procsupd (npm start in a clone), or systemctl start procsup";
     case "ECONNREFUSED": // also for what is no socket at all: man 2 connect
       return statSync(path, { throwIfNoEntry: false })?.isSocket() === false
         ? "it exists, but is no socket; name the right one with --socket or PROCSUP_SOCKET"
@@ -181,7 +175,7 @@ function whyNot(path: string, { code, message }: NodeJS.ErrnoException): string 
 }
 
 async function request<M extends Method>(
-  { socket, pending }: Line,
+  { socket, pending }: Connection,
   method: M,
   params: Params<M>,
 ): Promise<Result<M>> {
@@ -230,7 +224,7 @@ function checkSize(text: string): void {
 
 function receive(
   chunk: Buffer,
-  { socket, reader, pending }: Line,
+  { socket, reader, pending }: Connection,
   listeners: Iterable<(event: Event) => void>,
 ): void {
   reader.push(chunk);

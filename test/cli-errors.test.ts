@@ -66,7 +66,7 @@ scenario("who cannot connect learns which socket, why, and what to do", async (s
   writeFileSync(at("file"), "");
   const long = at("x".repeat(108));
   const cases: [string, RegExp][] = [
-    [at("none"), /none: it does not exist; start the daemon \(npm start/],
+    [at("none"), /none: it does not exist; start the daemon: procsupd \(npm start in a clone\)/],
     [daemon.socket, /s: it exists, but nothing listens on it; start the daemon again/],
     [at("file"), /file: it exists, but is no socket; name the right one with --socket or/],
     [long, /x: a socket's path has at most 107 bytes/],

@@ -7,6 +7,7 @@ import { randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
+import { listAll } from "../client/cli/pages.js";
 import { type Client, Disconnected } from "../client/client.js";
 import { type Process, Refusal } from "../client/wire.js";
 import { type Cage, containments, openCage } from "./cage.js";
@@ -159,7 +160,7 @@ async function compare(client: Client, daemon: Daemon, cage: Cage, told: Told): 
     return String(known.sort()) === String(living.sort());
   });
   equal((await client.strays({})).strays, []);
-  const processes = await listAll(client);
+  const processes = await listAll(client, { all: true });
   const byId = new Map(processes.map((one) => [one.id, one]));
   is(byId.size, processes.length, "one is listed twice");
   for (const { id, pid } of told.spawned.values())
@@ -182,16 +183,6 @@ function assertPossible({ command, exitCode, signal, exit }: Process): void {
     possible[kind]?.includes(exitCode ?? signal ?? ""),
     `${command.join(" ")}: ${exitCode} ${signal}`,
   );
-}
-
-async function listAll(client: Client): Promise<Process[]> {
-  const all: Process[] = [];
-  for (let after: string | null | undefined; after !== null; ) {
-    const page = await client.list({ all: true, ...(after === undefined ? {} : { after }) });
-    all.push(...page.processes);
-    after = page.next;
-  }
-  return all;
 }
 
 async function endAll(client: Client): Promise<void> {

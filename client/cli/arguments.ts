@@ -4,7 +4,7 @@
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import { InvalidArgumentError } from "commander";
-import { ownEnvironment } from "../client.js";
+import { ownEnvironment } from "../environment.js";
 import { type Address, idPattern, limits, type Params, type Signal, signals } from "../wire.js";
 
 /** A number is a pid, an id is an id, everything else a name. */

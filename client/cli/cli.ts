@@ -6,7 +6,7 @@ import { realpathSync } from "node:fs";
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
-import { type Client, listAll, type Process } from "../client.js";
+import type { Client, Process } from "../client.js";
 import { version } from "../version.js";
 import { type Signal, statuses } from "../wire.js";
 import {
@@ -22,6 +22,7 @@ import {
 import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import { type Common, findTarget, forEach, run, say } from "./outcome.js";
+import { listAll } from "./pages.js";
 import {
   codeOfProcess,
   exitCodes,

@@ -1,9 +1,10 @@
 // A command's outcome: calls -> text or JSON -> exit code. Data goes to stdout, chatter and errors to
 // stderr; with --json stdout holds one JSON document and nothing else, errors included.
 
-import { type Client, connect, listAll } from "../client.js";
+import { type Client, connect } from "../client.js";
 import type { Address } from "../wire.js";
 import { isIdPrefix, readTarget } from "./arguments.js";
+import { listAll } from "./pages.js";
 import { codeOf, errorJson, errorText, jsonText } from "./print.js";
 
 /** What every command can be given. */
