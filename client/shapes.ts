@@ -79,6 +79,8 @@ export const status = v.pipe(
   v.picklist(statuses),
   v.description("exited: by itself; terminated: asked to; failed: never ran; lost: gone unseen"),
 );
+/** Where output goes: to files for `logs`, one a stream or one for both; nowhere; to journald. */
+export const outputModes = ["split", "merged", "null", "journal"] as const;
 export const containment = v.picklist(["group", "cgroup"]);
 
 export const processEntries = {
@@ -164,5 +166,6 @@ export type Member = v.InferOutput<typeof member>;
 export type Stray = v.InferOutput<typeof stray>;
 export type Status = Process["status"];
 export type ContainmentKind = Process["containment"];
+export type OutputMode = (typeof outputModes)[number];
 export type Stream = v.InferOutput<typeof stream>;
 export type Event = v.InferOutput<typeof eventShape>;

@@ -18,6 +18,7 @@ import {
   load,
   member,
   name,
+  outputModes,
   pid,
   processEntries,
   processShape,
@@ -37,6 +38,8 @@ export {
   type Event,
   idPattern,
   type Member,
+  type OutputMode,
+  outputModes,
   type Process,
   refusedVariables,
   type Signal,
@@ -90,7 +93,7 @@ export const methods = {
       graceMs: v.optional(durationMs, 10_000),
       output: v.optional(
         v.pipe(
-          v.picklist(["split", "merged", "null", "journal"]),
+          v.picklist(outputModes),
           v.description("split, merged: files for `logs`; journal: to journald, under its name"),
         ),
         "split",

@@ -5,7 +5,15 @@ import { constants } from "node:os";
 import { resolve } from "node:path";
 import { InvalidArgumentError } from "commander";
 import { ownEnvironment } from "../environment.js";
-import { type Address, idPattern, limits, type Params, type Signal, signals } from "../wire.js";
+import {
+  type Address,
+  idPattern,
+  limits,
+  type OutputMode,
+  type Params,
+  type Signal,
+  signals,
+} from "../wire.js";
 
 /** A number is a pid, an id is an id, everything else a name. */
 export function readTarget(typed: string): Address {
@@ -27,7 +35,7 @@ export type Start = {
   user?: string;
   stopSignal?: Signal;
   grace?: number;
-  output?: "split" | "merged" | "null" | "journal";
+  output?: OutputMode;
   strays?: "end" | "keep";
 };
 

@@ -8,7 +8,7 @@ import { resolve } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import type { Client, Process } from "../client.js";
 import { version } from "../version.js";
-import { type Signal, statuses } from "../wire.js";
+import { outputModes, type Signal, statuses } from "../wire.js";
 import {
   oneOf,
   readCount,
@@ -68,11 +68,7 @@ command("start", "run a command; prints its pid")
   .option("--user <name>", "run as this user, as at login (root only)")
   .option("--stop-signal <signal>", "what terminate sends first (default: TERM)", readSignal)
   .option("--grace <duration>", "from there to KILL (default: 10s)", readDurationMs)
-  .option(
-    "--output <mode>",
-    "split, merged, null or journal",
-    oneOf("split", "merged", "null", "journal"),
-  )
+  .option("--output <mode>", outputModes.join(", "), oneOf(...outputModes))
   .option("--strays <what>", "end or keep, when the leader ends", oneOf("end", "keep"))
   .action(async (argv: string[], options: Common & Start) => {
     const work = async (client: Client) => {

@@ -220,6 +220,6 @@ function execute([file = "", ...args]: string[]): void {
   } catch (cause) {
     const { stderr, message } = cause as Error & { stderr?: string };
     const said = (stderr || message).trim();
-    throw Object.assign(new CannotInstall(`${[file, ...args].join(" ")}: ${said}`), { cause });
+    throw new CannotInstall(`${[file, ...args].join(" ")}: ${said}`, { cause });
   }
 }

@@ -2,7 +2,14 @@
 // for people, free of whatever control characters a command or a name may hold.
 
 import { constants } from "node:os";
-import { type Kind, type Process, Refusal, type Result, type Signal } from "../wire.js";
+import {
+  type Kind,
+  type Member,
+  type Process,
+  Refusal,
+  type Result,
+  type Signal,
+} from "../wire.js";
 import { isIdPrefix } from "./arguments.js";
 
 export const exitCodes = {
@@ -136,8 +143,6 @@ export function statusText(status: Result<"status">): string {
     .map(([key, value]) => [key, `${value}`]);
   return members.length === 0 ? columns(known) : `${columns(known)}\n${memberTree(members)}`;
 }
-
-type Member = Result<"status">["members"][number];
 
 /** Each member below its parent; at the left edge whoever's parent is not among them. */
 function memberTree(members: readonly Member[]): string {

@@ -4,7 +4,7 @@
 import { closeSync, fchownSync, openSync, watch } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { Refusal, type Stream } from "../../client/wire.js";
+import { type OutputMode, Refusal, type Stream } from "../../client/wire.js";
 import { firstData, makeFolder, punchHole } from "../kernel/files.js";
 import { CannotStart } from "../runtime/claim.js";
 import { openStream } from "../runtime/journald.js";
@@ -22,8 +22,6 @@ export type OutputFolder = {
   readonly freed: Map<string, number>;
   readonly log: Log;
 };
-
-export type OutputMode = "split" | "merged" | "null" | "journal";
 
 /** What a child gets as its stdout and stderr, null where none is kept; the caller closes them. */
 export type OutputFds = { stdout: number | null; stderr: number | null };
