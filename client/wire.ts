@@ -67,6 +67,11 @@ function addressed<E extends v.ObjectEntries>(entries: E) {
   );
 }
 
+/** Any call: the daemon has no descriptor left for it, or the line that answers its batch no room. */
+const ofAny = ["limit_exceeded"] as const;
+/** Whatever says which process it means. */
+const ofAddress = [...ofAny, "process_not_found", "permission_denied"] as const;
+
 type Contract = {
   readonly summary: string;
   readonly params: v.GenericSchema & { readonly entries: v.ObjectEntries };
@@ -107,13 +112,7 @@ export const methods = {
       ),
     }),
     result: processShape,
-    refusals: [
-      "spawn_failed",
-      "name_taken",
-      "limit_exceeded",
-      "permission_denied",
-      "shutting_down",
-    ],
+    refusals: [...ofAny, "spawn_failed", "name_taken", "permission_denied", "shutting_down"],
   },
   terminate: {
     summary: "End the whole tree: stop signal, grace, KILL, proof.",
@@ -127,25 +126,25 @@ export const methods = {
       ),
     }),
     result: terminated,
-    refusals: ["process_not_found", "already_terminated", "termination_failed"],
+    refusals: [...ofAddress, "already_terminated", "termination_failed"],
   },
   signal: {
     summary: "Send one signal to the leader or to every member of the tree.",
     params: addressed({ signal, to: v.optional(v.picklist(["leader", "tree"]), "leader") }),
     result: v.strictObject({ signaled: wholeNumber }),
-    refusals: ["process_not_found", "already_terminated", "permission_denied"],
+    refusals: [...ofAddress, "already_terminated"],
   },
   pause: {
     summary: "Keep every member of the tree from running, until it is resumed.",
     params: addressed({}),
     result: processShape,
-    refusals: ["process_not_found", "already_terminated", "permission_denied"],
+    refusals: [...ofAddress, "already_terminated"],
   },
   resume: {
     summary: "Let a paused tree go on (SIGCONT).",
     params: addressed({}),
     result: processShape,
-    refusals: ["process_not_found", "already_terminated", "permission_denied"],
+    refusals: [...ofAddress, "already_terminated"],
   },
   list: {
     summary: "The living processes, oldest first; with `all` or an ended `status` the ended ones.",
@@ -158,19 +157,19 @@ export const methods = {
       processes: v.array(processShape),
       next: v.pipe(v.nullable(id), v.description("not null: the answer would pass the line limit")),
     }),
-    refusals: [],
+    refusals: ofAddress,
   },
   status: {
     summary: "One process with its living members.",
     params: addressed({}),
     result: v.strictObject({ ...processEntries, members: v.array(member) }),
-    refusals: ["process_not_found"],
+    refusals: ofAddress,
   },
   wait: {
     summary: "Answer when the process has ended, or when the time is over.",
     params: addressed({ timeoutMs: v.optional(durationMs) }),
     result: v.strictObject({ ended: v.boolean(), process: processShape }),
-    refusals: ["process_not_found"],
+    refusals: ofAddress,
   },
   logs: {
     summary: "Read output by byte offset, or its last lines.",
@@ -199,7 +198,7 @@ export const methods = {
         v.description("the process has ended and nothing lies behind next"),
       ),
     }),
-    refusals: ["process_not_found"],
+    refusals: ofAddress,
   },
   usage: {
     summary: "CPU and memory of the leader, and totals of the tree, measured now.",
@@ -211,7 +210,7 @@ export const methods = {
       tree: v.strictObject({ members: wholeNumber, ...load.entries }),
       timestamp,
     }),
-    refusals: ["process_not_found", "already_terminated"],
+    refusals: [...ofAddress, "already_terminated"],
   },
   subscribe: {
     summary: "Be sent an `event` notification at each change of status and, if asked, output.",
@@ -224,13 +223,13 @@ export const methods = {
       ),
     ),
     result: v.strictObject({ subscription: v.string() }),
-    refusals: ["process_not_found", "limit_exceeded", "invalid_request"],
+    refusals: [...ofAddress, "invalid_request"],
   },
   unsubscribe: {
     summary: "End a subscription of this connection.",
     params: v.strictObject({ subscription: v.string() }),
     result: v.strictObject({ unsubscribed: v.boolean() }),
-    refusals: [],
+    refusals: ofAny,
   },
   strays: {
     summary: "Living processes that bear our signs and belong to no known process; end them.",
@@ -240,7 +239,7 @@ export const methods = {
       graceMs: v.optional(durationMs),
     }),
     result: v.strictObject({ strays: v.array(stray), ended: wholeNumber }),
-    refusals: ["termination_failed"],
+    refusals: [...ofAny, "termination_failed"],
   },
   info: {
     summary: "The daemon: version, containment in force, kernel features, counts and limits.",
@@ -256,13 +255,13 @@ export const methods = {
       strays: wholeNumber,
       limits: v.record(v.string(), wholeNumber),
     }),
-    refusals: [],
+    refusals: ofAny,
   },
   "rpc.discover": {
     summary: "This contract as an OpenRPC document.",
     params: v.strictObject({}),
     result: v.record(v.string(), v.unknown()),
-    refusals: [],
+    refusals: ofAny,
   },
 } as const satisfies Record<string, Contract>;
 

@@ -217,6 +217,7 @@ function play(containment: string): void {
     const request = { command: ["sleep", "1000"], name: "web" };
     const theirs = (await owner.ask("spawn", request)).result?.["id"];
     const others = (await member.ask("spawn", request)).result?.["id"];
+    is(outcome(await owner.ask("list", { after: others })), "permission_denied");
     is((await owner.ask("status", { name: "web" })).result?.["id"], theirs);
     is((await member.ask("status", { name: "web" })).result?.["id"], others);
     match(

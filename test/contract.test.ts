@@ -31,6 +31,16 @@ scenario(
   },
 );
 
+scenario("no method is silent about what all, or all that name a process, are refused for", () => {
+  for (const [name, { params, refusals }] of Object.entries(methods)) {
+    const said: readonly string[] = refusals;
+    const namesProcess = "id" in params.entries || "after" in params.entries;
+    const due = namesProcess ? ["process_not_found", "permission_denied"] : [];
+    for (const kind of ["limit_exceeded", ...due]) ok(said.includes(kind), `${name}: ${kind}`);
+    is(new Set(said).size, said.length, name);
+  }
+});
+
 scenario(
   "every refusal kind has a code of its own, in the range that JSON-RPC leaves to servers",
   () => {

@@ -11,6 +11,7 @@ import { ok } from "uvu/assert";
 import { type Client, connect } from "../client/client.js";
 import { encode } from "../daemon/life/records.js";
 import { removeCgroupsOf } from "./cage.js";
+import { foreseenCalls, foreseenReply } from "./foreseen.js";
 import { bearers, type Scene, scenario, until, within } from "./scenario.js";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -206,7 +207,7 @@ function waysIn(scene: Scene, socket: string): Pick<Daemon, "connect" | "raw"> {
     connect: async () => {
       const client = await connect({ socket });
       scene.after(() => client.close());
-      return client;
+      return foreseenCalls(client);
     },
     raw: () => openRaw(scene, socket),
   };
@@ -288,9 +289,9 @@ export async function openRaw(scene: Scene, path: string): Promise<Raw> {
     write,
     next,
     ended,
-    ask: (message) => {
+    ask: async (message) => {
       write(`${JSON.stringify(message)}\n`);
-      return next();
+      return foreseenReply(message, await next());
     },
   };
 }

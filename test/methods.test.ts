@@ -160,6 +160,7 @@ scenario("who is not there any more is neither signalled nor paused", async (sce
   await client.wait({ id });
   is(await kindOf(client.signal({ id, signal: "SIGHUP" })), "already_terminated");
   is(await kindOf(client.pause({ id })), "already_terminated");
+  is(await kindOf(client.resume({ id })), "already_terminated");
   is(await kindOf(client.usage({ id })), "already_terminated");
   is(await kindOf(client.status({ pid: 2 ** 31 - 1 })), "process_not_found");
   is(await kindOf(client.status({ id: "p000000000000" })), "process_not_found");

@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { chmodSync } from "node:fs";
 import { is } from "uvu/assert";
 import { call, configFile, type Daemon, openRaw, type Reply, startDaemon } from "./daemon.js";
+import { foreseenReply } from "./foreseen.js";
 import { openWire, requestText, route } from "./http.js";
 import type { Scene } from "./scenario.js";
 
@@ -46,10 +47,11 @@ export type Voice = {
 export async function overLines(scene: Scene, { socket }: Daemon, person: Person): Promise<Voice> {
   const raw = await connectingAs(person, () => openRaw(scene, socket));
   const ask = async (method: string, params: object = {}) => {
-    raw.write(`${JSON.stringify(call(method, params))}\n`);
+    const message = call(method, params);
+    raw.write(`${JSON.stringify(message)}\n`);
     for (;;) {
       const reply = await raw.next();
-      if (reply.method === undefined) return reply; // events are no answers
+      if (reply.method === undefined) return foreseenReply(message, reply); // events are no answers
     }
   };
   return { ask, kill: async (pid) => outcome(await ask("terminate", { pid, force: true })) };
@@ -63,9 +65,10 @@ export async function overHttp(scene: Scene, { socket }: Daemon, person: Person)
   };
   return {
     async ask(method, params = {}) {
-      const { status, text } = await post("/rpc", call(method, params));
+      const message = call(method, params);
+      const { status, text } = await post("/rpc", message);
       is(status, 200);
-      return JSON.parse(text) as Reply;
+      return foreseenReply(message, JSON.parse(text) as Reply);
     },
     async kill(pid) {
       const { status, headers, text } = await post(route(pid), { force: true });
