@@ -166,6 +166,9 @@ export function readSettings(
 
 type Flags = ReturnType<typeof parseFlags>;
 
+/** The variables that say where things are. */
+const PLACES = ["PROCSUP_SOCKET", "PROCSUP_STATE", "HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"];
+
 /** What keeps a daemon from starting must not keep its processes from being ended: then just where. */
 function readForSweep(flags: Flags, env: Environment): Settings {
   try {
@@ -173,14 +176,23 @@ function readForSweep(flags: Flags, env: Environment): Settings {
   } catch (error) {
     if (!(error instanceof BadSetting)) throw error;
     const { sweep = false, socket, state } = flags;
-    const { PROCSUP_CONFIG: _, PROCSUP_CONTAINMENT: __, PROCSUP_LOG_LEVEL: ___, ...rest } = env;
-    return read({ sweep, ...(socket && { socket }), ...(state && { state }) }, rest);
+    const where = { sweep, ...(socket && { socket }), ...(state && { state }) };
+    const places = Object.fromEntries(PLACES.map((name) => [name, env[name]]));
+    return settle(where, places, placesInFile(configOf(flags, env)));
   }
 }
 
 function read(flags: Flags, env: Environment): Settings {
-  const path = flags.config ?? env["PROCSUP_CONFIG"];
-  const file = path === undefined ? {} : readFile(path);
+  const path = configOf(flags, env);
+  return settle(flags, env, path === undefined ? {} : check(readFile(path), path));
+}
+
+function configOf(flags: Flags, env: Environment): string | undefined {
+  return flags.config ?? env["PROCSUP_CONFIG"];
+}
+
+/** Throws BadSetting for what cannot be used, and for a place that nothing names. */
+function settle(flags: Flags, env: Environment, file: File): Settings {
   const chosen = choose(flags, env, file);
   if (chosen.socket === null) {
     throw new BadSetting("XDG_RUNTIME_DIR is not set: say where to listen with --socket PATH");
@@ -243,14 +255,24 @@ function parseFlags(argv: readonly string[]) {
   }
 }
 
-function readFile(path: string): File {
-  let raw: unknown;
+function readFile(path: string): unknown {
   try {
-    raw = JSON.parse(readFileSync(path, "utf8"));
+    return JSON.parse(readFileSync(path, "utf8"));
   } catch (cause) {
     throw new BadSetting(`cannot read --config ${path}: ${(cause as Error).message}`, { cause });
   }
-  return check(raw, path);
+}
+
+/** The places that a file names, whatever else in it is wrong: elsewhere there is nothing to sweep. */
+function placesInFile(path: string | undefined): File {
+  if (path === undefined) return {};
+  try {
+    const { socket, state } = v.parse(anObject, readFile(path));
+    return { ...(v.is(place, socket) && { socket }), ...(v.is(place, state) && { state }) };
+  } catch (error) {
+    if (error instanceof BadSetting || error instanceof v.ValiError) return {};
+    throw error;
+  }
 }
 
 function check(raw: unknown, source: string): File {
