@@ -18,7 +18,7 @@ import { noCgroup, openCgroup } from "./cage.js";
 import { spawnReady, testProgram } from "./commands.js";
 import { call, daemonFile, launchDaemon, startDaemon } from "./daemon.js";
 import { ask } from "./http.js";
-import { isAlive, type Scene, scenario, scenarioUnless, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, scenarioUnless, until, whyNot } from "./scenario.js";
 
 const logged = (log: string[], word: string) => log.some((line) => line.includes(word));
 
@@ -262,6 +262,37 @@ scenario("flag beats environment beats file", async (scene) => {
   equal([limits["historyCount"], limits["outputBytes"]], [7, 80_000]);
   ok(existsSync(byFlag.socket));
   is(existsSync(inEnv), false);
+});
+
+// Root of no namespace has its places in /run and /var/lib, whatever the environment says.
+const asUser = process.getuid?.() === 0 ? ["unshare", "--user", "--map-user=1000"] : [];
+const noUser = whyNot([...asUser, "true"]);
+/** Only the environment says where. */
+const withoutFlags = [...asUser, "sh", "-c", 'exec "$1" "$2"', "sh"];
+
+scenarioUnless(noUser, "a variable that is set to nothing counts as not set", async (scene) => {
+  const { folder } = scene;
+  const names = ["SOCKET", "STATE", "CONFIG", "CONTAINMENT", "LOG_LEVEL", "OUTPUT_BYTES"];
+  const empty = Object.fromEntries(names.map((name) => [`PROCSUP_${name}`, ""]));
+  const env = { ...empty, XDG_STATE_HOME: "", XDG_RUNTIME_DIR: folder };
+  const places = {
+    socket: join(folder, "procsup.sock"),
+    state: join(folder, ".local/state/procsup"),
+  };
+  const prefix = ["env", "-C", folder, ...withoutFlags];
+  const { log } = await startDaemon(scene, { prefix, env, ...places });
+  const { socket, state } = JSON.parse(String(log.at(-1))) as Record<string, string>;
+  equal({ socket, state }, places);
+  const cases: [Record<string, string>, RegExp][] = [
+    [{ HOME: "" }, /^procsupd: HOME is not set: say where to keep output with --state DIR$/],
+    [{ XDG_RUNTIME_DIR: "" }, /^procsupd: XDG_RUNTIME_DIR is not set: say where to listen with/],
+  ];
+  for (const [more, why] of cases) {
+    const daemon = launchDaemon(scene, { prefix, env: { ...env, ...more } });
+    is(await daemon.exited, 78);
+    await until("it says why", () => daemon.log.length > 0);
+    match(daemon.log.join("\n"), why);
+  }
 });
 
 scenario(

@@ -161,7 +161,13 @@ export function readSettings(
   const flags = parseFlags(argv);
   if (flags.help) return "help";
   if (flags.version) return "version";
-  return flags.sweep ? readForSweep(flags, env) : read(flags, env);
+  const given = withoutEmpty(env);
+  return flags.sweep ? readForSweep(flags, given) : read(flags, given);
+}
+
+/** Set to nothing counts as not set: so the XDG Base Directory Specification has it, and our client. */
+function withoutEmpty(env: Environment): Environment {
+  return Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ""));
 }
 
 type Flags = ReturnType<typeof parseFlags>;
@@ -226,7 +232,7 @@ function choose(flags: Flags, env: Environment, file: File) {
   };
 }
 
-/** Digits alone: `Number` would take an empty text for 0, which is an answer to another question. */
+/** Digits alone: `Number` would take an empty flag for 0, which is an answer to another question. */
 function size(typed: string | undefined): number | undefined {
   if (typed === undefined) return undefined;
   return /^[0-9]+$/.test(typed) ? Number(typed) : Number.NaN;
