@@ -45,6 +45,12 @@ scenario(
       [2, "usage", ["signal", "--json", "NOPE", "web"]],
       [2, "usage", ["status", "--json"]],
       [2, "usage", ["lst", "--json"]],
+      [2, "usage", ["stop", "--grace", "soon", "1", "--json"]],
+      [2, "usage", ["list", "--status", "dead", "--json"]],
+      [2, "usage", ["list", "--json", "--status"]],
+      [2, "usage", ["start", "--json", "--bogus", "--", "true"]],
+      [2, "usage", ["uninstall", "--json", "--socket", "x"]],
+      [2, "usage", ["--socket", "x", "--json", "uninstall"]],
     ];
     const check = async ([code, kind, args]: (typeof cases)[number]) => {
       const said = await cli(...args);
@@ -151,6 +157,28 @@ scenario("help is no error, a usage error is 2 and says what would do", async (s
     const said = await cli(...args);
     equal([said.code, said.out], [2, ""], args.join(" "));
     match(said.err, pattern);
+  }
+});
+
+scenario("an option of the command's is never taken for ours", async (scene) => {
+  const cases: [RegExp, string[]][] = [
+    [/^procsup: unknown option '--bogus'\n$/, ["start", "--bogus", "--", "echo", "--json"]],
+    [/Expected a duration/, ["start", "--grace", "soon", "echo", "--json"]],
+    [/^Usage: procsup start /, ["start", "--help", "--", "echo", "--json"]],
+    [/^procsup: Cannot connect to /, ["start", "--socket", "none", "echo", "--json"]],
+  ];
+  for (const [pattern, args] of cases) {
+    const { out, err } = await runCli(scene, args).said;
+    match(out + err, pattern, args.join(" "));
+  }
+});
+
+scenario("who names a socket that is not asked for is refused", async (scene) => {
+  for (const verb of ["install", "uninstall"]) {
+    const own = await runCli(scene, [verb, "--dry-run", "--socket", "x"]).said;
+    equal([own.code, own.err], [2, "procsup: unknown option '--socket'\n"]);
+    const common = await runCli(scene, ["--socket", "x", verb, "--dry-run"]).said;
+    equal([common.code, common.err], [2, `procsup: '${verb}' has no option '--socket'\n`]);
   }
 });
 

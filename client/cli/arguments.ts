@@ -3,7 +3,7 @@
 
 import { constants } from "node:os";
 import { resolve } from "node:path";
-import { InvalidArgumentError } from "commander";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { ownEnvironment } from "../environment.js";
 import {
   type Address,
@@ -114,4 +114,34 @@ export function oneOf<const W extends string>(...words: W[]): (typed: string) =>
     if (word === undefined) throw new InvalidArgumentError(`Expected ${words.join(", ")}.`);
     return word;
   };
+}
+
+/**
+ * Whether `flag` is among a program's own arguments, as commander tells them from those of a command to run. A
+ * first reading that judges no value: the true one ends at an error, which may stand before the flag.
+ */
+export function isGiven(flag: string, program: Command, args: readonly string[]): boolean {
+  const reader = withFlagsOf(program).enablePositionalOptions().helpCommand(false);
+  for (const each of program.commands) reader.addCommand(withFlagsOf(each));
+  try {
+    reader.parse(args, { from: "user" });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error; // what is wrong is said by the true reading
+  }
+  const commands = [reader, ...reader.commands];
+  return commands.some((one) => one.getOptionValue(flag.replace(/^--/, "")) === true);
+}
+
+/** The same names and flags, and no more: nobody is called, nothing is said. */
+function withFlagsOf(command: Command): Command {
+  const runs = command.registeredArguments.some((one) => one.name() === "command");
+  const copy = new Command(command.name())
+    .aliases(command.aliases())
+    .passThroughOptions(runs)
+    .helpOption(false)
+    .option("-h, --help")
+    .exitOverride()
+    .configureOutput({ writeOut: () => {}, writeErr: () => {} });
+  for (const { flags } of command.options) copy.option(flags);
+  return copy;
 }

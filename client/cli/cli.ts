@@ -10,6 +10,7 @@ import type { Client, Process } from "../client.js";
 import { version } from "../version.js";
 import { outputModes, type Signal, statuses } from "../wire.js";
 import {
+  isGiven,
   oneOf,
   readCount,
   readDurationMs,
@@ -38,8 +39,6 @@ import {
   unknownText,
   usageTable,
 } from "./print.js";
-
-const asJson = process.argv.includes("--json");
 
 const program = new Command("procsup")
   .description("Run commands under procsupd, and end them for certain.")
@@ -250,16 +249,25 @@ for (const verb of ["install", "uninstall"] as const) {
 
 // --------------------------------------------------------------------------------------------
 
+/** Their daemon is systemd's, whose units say where it listens. */
+const withoutSocket = ["install", "uninstall"];
+
 for (const each of [program, ...program.commands]) {
-  each
-    .option("--json", "print one JSON document, errors included")
-    .option("--socket <path>", "the daemon's socket (PROCSUP_SOCKET)");
+  each.option("--json", "print one JSON document, errors included");
+  if (withoutSocket.includes(each.name())) continue;
+  each.option("--socket <path>", "the daemon's socket (PROCSUP_SOCKET)");
 }
 // `procsup --json list` is as good as `procsup list --json`.
 program.hook("preAction", (_, chosen) => {
+  const { socket } = program.opts<Common>();
+  if (socket !== undefined && withoutSocket.includes(chosen.name())) {
+    chosen.error(`error: '${chosen.name()}' has no option '--socket'`);
+  }
   const given = { ...program.opts(), ...chosen.opts() };
   for (const [key, value] of Object.entries(given)) chosen.setOptionValue(key, value);
 });
+
+const asJson = isGiven("--json", program, process.argv.slice(2));
 
 /** Whoever reads has gone, as `head` when it has enough: end without a word, as SIGPIPE would. */
 function leave({ code, message }: NodeJS.ErrnoException): never {
