@@ -21,7 +21,7 @@ const script = `{ printf ${GATE} >/proc/self/comm && echo 0 >"$1"; } || exit 125
 const isName = /^[A-Za-z_][A-Za-z0-9_]*$/;
 /** Names that one shell or another sets anew at its start, obeys, or keeps to itself. */
 const isItsOwn =
-  /^(IFS|OPTIND|PPID|PS[124]|LINENO|RANDOM|SECONDS|SHELLOPTS|BASH.*|POSIXLY_CORRECT|KSH_VERSION|USER_ID|EPOCH.*|FUNCNAME|DIRSTACK|GROUPS)$/;
+  /^(IFS|OPTIND|OPTERR|PPID|E?UID|PS[124]|LINENO|S?RANDOM|SECONDS|SHELLOPTS|BASH.*|POSIXLY_CORRECT|KSH_VERSION|USER_ID|EPOCH.*|FUNCNAME|DIRSTACK|GROUPS|PIPESTATUS|HISTCMD|COMP_WORDBREAKS)$/;
 /** Names that a shell adds where they were not given. */
 const added = ["PWD", "OLDPWD", "SHLVL", "_"];
 
