@@ -15,6 +15,8 @@ import {
   renameSync,
   writeSync,
 } from "node:fs";
+import { open } from "node:fs/promises";
+import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { CannotStart } from "../runtime/claim.js";
 import type { Log } from "../runtime/log.js";
@@ -196,7 +198,11 @@ function fallBehind(journal: Journal, { code, message }: NodeJS.ErrnoException):
   return journal.trouble;
 }
 
-/** If the file was removed it is written anew at once: what comes next must not be lost with it. */
+/**
+ * If the file was removed it is written anew at once: what comes next must not be lost with it. Whoever calls is
+ * in the middle of a turn, and the disk is not waited for: an fsync takes milliseconds, on a busy disk seconds, and
+ * a power cut can take no more than the removal has. The sync that is due within half a second is of this file too.
+ */
 function keepInPlace(journal: Journal): void {
   if (fstatSync(journal.tail.fd).nlink > 0) return;
   journal.reclaim();
@@ -208,6 +214,7 @@ function keepInPlace(journal: Journal): void {
     dropDraft(journal);
     throw error;
   }
+  void syncFolder(journal);
   journal.log.warning("the journal was removed, and is written anew", { path: journal.path });
 }
 
@@ -247,7 +254,9 @@ async function compact(journal: Journal): Promise<void> {
       if (journal.draft !== draft) return;
     }
     await promisify(fsync)(draft.fd);
-    if (journal.draft === draft) replaceBy(journal, draft);
+    if (journal.draft !== draft) return;
+    replaceBy(journal, draft);
+    void syncFolder(journal);
   } catch (error) {
     const isAnothers = draft !== null && journal.draft !== draft; // this one was dropped for it
     if (!isAnothers) giveUp(journal, error as NodeJS.ErrnoException);
@@ -295,6 +304,18 @@ function replaceBy(journal: Journal, draft: Draft): void {
   journal.compactAtBytes = Math.max(COMPACT_BYTES, 3 * draft.bytes);
   if (journal.trouble !== null) journal.log.info("the journal can be written again");
   journal.trouble = null;
+}
+
+/** Until then a power cut may leave the name to the old file, without what was written since. man 2 fsync. */
+async function syncFolder({ path, log }: Journal): Promise<void> {
+  try {
+    const folder = await open(dirname(path));
+    await folder.sync().finally(() => folder.close());
+  } catch (error) {
+    const what =
+      "cannot sync the folder of the journal: a power cut may take what it says from now on";
+    log.warning(what, { error: (error as Error).message });
+  }
 }
 
 function giveUp(journal: Journal, error: NodeJS.ErrnoException): void {
