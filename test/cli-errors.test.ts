@@ -163,7 +163,7 @@ scenario("help is no error, a usage error is 2 and says what would do", async (s
 scenario("an option of the command's is never taken for ours", async (scene) => {
   const cases: [RegExp, string[]][] = [
     [/^procsup: unknown option '--bogus'\n$/, ["start", "--bogus", "--", "echo", "--json"]],
-    [/Expected a duration/, ["start", "--grace", "soon", "echo", "--json"]],
+    [/Expected a duration/, ["start", "--grace", "soon", "--", "echo", "--json"]],
     [/^Usage: procsup start /, ["start", "--help", "--", "echo", "--json"]],
     [/^procsup: Cannot connect to /, ["start", "--socket", "none", "echo", "--json"]],
   ];

@@ -3,7 +3,7 @@
 
 import { constants } from "node:os";
 import { resolve } from "node:path";
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { InvalidArgumentError } from "commander";
 import { ownEnvironment } from "../environment.js";
 import {
   type Address,
@@ -116,32 +116,8 @@ export function oneOf<const W extends string>(...words: W[]): (typed: string) =>
   };
 }
 
-/**
- * Whether `flag` is among a program's own arguments, as commander tells them from those of a command to run. A
- * first reading that judges no value: the true one ends at an error, which may stand before the flag.
- */
-export function isGiven(flag: string, program: Command, args: readonly string[]): boolean {
-  const reader = withFlagsOf(program).enablePositionalOptions().helpCommand(false);
-  for (const each of program.commands) reader.addCommand(withFlagsOf(each));
-  try {
-    reader.parse(args, { from: "user" });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error; // what is wrong is said by the true reading
-  }
-  const commands = [reader, ...reader.commands];
-  return commands.some((one) => one.getOptionValue(flag.replace(/^--/, "")) === true);
-}
-
-/** The same names and flags, and no more: nobody is called, nothing is said. */
-function withFlagsOf(command: Command): Command {
-  const runs = command.registeredArguments.some((one) => one.name() === "command");
-  const copy = new Command(command.name())
-    .aliases(command.aliases())
-    .passThroughOptions(runs)
-    .helpOption(false)
-    .option("-h, --help")
-    .exitOverride()
-    .configureOutput({ writeOut: () => {}, writeErr: () => {} });
-  for (const { flags } of command.options) copy.option(flags);
-  return copy;
+/** Whether it stands among our own arguments: behind `--` are those of a command to run. */
+export function isGiven(flag: string, typed: readonly string[]): boolean {
+  const end = typed.indexOf("--");
+  return (end < 0 ? typed : typed.slice(0, end)).includes(flag);
 }

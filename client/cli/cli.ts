@@ -40,6 +40,9 @@ import {
   usageTable,
 } from "./print.js";
 
+/** For what is wrong before options are read; then they say it themselves. */
+const asJson = isGiven("--json", process.argv);
+
 const program = new Command("procsup")
   .description("Run commands under procsupd, and end them for certain.")
   .version(version)
@@ -266,8 +269,6 @@ program.hook("preAction", (_, chosen) => {
   const given = { ...program.opts(), ...chosen.opts() };
   for (const [key, value] of Object.entries(given)) chosen.setOptionValue(key, value);
 });
-
-const asJson = isGiven("--json", program, process.argv.slice(2));
 
 /** Whoever reads has gone, as `head` when it has enough: end without a word, as SIGPIPE would. */
 function leave({ code, message }: NodeJS.ErrnoException): never {
