@@ -7,6 +7,7 @@ import { seesAll } from "./processes/access.js";
 import { createLookout, type Known, strays } from "./processes/strays.js";
 import { CannotStart, claimState } from "./runtime/claim.js";
 import { isOver } from "./runtime/job.js";
+import { checkUnclaimed } from "./runtime/listen.js";
 import type { Log } from "./runtime/log.js";
 import type { Settings, Unit } from "./runtime/settings.js";
 import { cgroups } from "./tree/cgroup.js";
@@ -25,7 +26,10 @@ const GRACE_MS = 10_000;
 export async function sweep(settings: Settings, unit: Unit, log: Log): Promise<boolean> {
   try {
     if (!(await isOver(unit.result))) return true;
-    const known = nobody(settings, createTags(claimState(settings.state)));
+    const tags = createTags(claimState(settings.state));
+    // Its processes bear the mark of the same socket. One that systemd passes is claimed by nobody.
+    checkUnclaimed(settings.socket);
+    const known = nobody(settings, tags);
     const wish = { end: true, force: false, graceMs: GRACE_MS };
     const found = await strays(createLookout(known), wish, seesAll);
     await known.containing.close();

@@ -49,19 +49,26 @@ scenario("the sweep looks where the file says, whatever else in it is wrong", as
 });
 
 scenario("of a file that names one place badly the sweep takes the other", async (scene) => {
+  // The socket by the variable: of the usual one somebody else's processes may bear the mark.
   const { socket, state, leftPid } = await leave(scene);
+  const env = { PROCSUP_SOCKET: socket };
   const file = join(scene.folder, "config.json");
   writeFileSync(file, JSON.stringify({ socket: 7, state }));
-  is(sweep(scene, { XDG_RUNTIME_DIR: scene.folder }, "--config", file).code, 0);
+  is(sweep(scene, env, "--config", file).code, 0);
   is(isAlive(leftPid), false);
   for (const content of ["[]", "null", "no JSON"]) {
     writeFileSync(file, content);
-    const { code, said } = sweep(
-      scene,
-      { PROCSUP_SOCKET: socket, PROCSUP_STATE: state },
-      "--config",
-      file,
-    );
+    const { code, said } = sweep(scene, { ...env, PROCSUP_STATE: state }, "--config", file);
     is(code, 0, said);
   }
+});
+
+scenario("what a daemon on that socket holds is not swept", async (scene) => {
+  const { socket, state, leftPid } = await leave(scene);
+  const other = await startDaemon(scene, { state: join(scene.folder, "other") });
+  const { pid } = await (await other.connect()).spawn({ command: ["sleep", "1000"] });
+  const { code, said } = sweep(scene, { PROCSUP_SOCKET: socket, PROCSUP_STATE: state });
+  equal([code, isAlive(leftPid), isAlive(pid ?? 0)], [0, true, true]);
+  match(said, /not swept.*another procsupd listens on/);
+  process.kill(leftPid, "SIGKILL");
 });

@@ -1,6 +1,6 @@
 // The socket that the daemon listens on: a stale one is replaced, and never anybody else's.
 
-import { lchownSync, lstatSync, renameSync, rmSync, unlinkSync } from "node:fs";
+import { existsSync, lchownSync, lstatSync, renameSync, rmSync, unlinkSync } from "node:fs";
 import net from "node:net";
 import { limits } from "../../client/wire.js";
 import { boundTo } from "../kernel/unix.js";
@@ -21,11 +21,21 @@ function fresh(path: string): string {
 export async function claimSocket(path: string): Promise<void> {
   try {
     checkPlace(path);
-    claim(`${path}.lock`, takenText(path));
+    claim(lockOf(path), takenText(path));
     await checkStale(path);
   } catch (cause) {
     throw cannotListen(path, cause as Error);
   }
+}
+
+/** Throws CannotStart where a living daemon has claimed `path`. */
+export function checkUnclaimed(path: string): void {
+  const lock = lockOf(path);
+  if (existsSync(lock)) claim(lock, takenText(path));
+}
+
+function lockOf(path: string): string {
+  return `${path}.lock`;
 }
 
 function takenText(path: string): string {
