@@ -21,11 +21,11 @@ export type Entry = {
   look: Look | null;
   /** What `status` told last of few members, and in which state that was. */
   told: { readonly state: State; readonly result: Result<"status"> } | null;
-  /** What `status` tells in this turn of the loop, for all who ask in it, or is still being made. */
+  /** What `status` is about to tell, or tells all who ask in one poll of the loop. */
   report: Report | null;
 };
 
-/** `isOld`: its look began in an earlier turn, and whoever asks now is told by `next`. */
+/** `isOld`: it may have begun before it was asked for, and whoever asks now is told by `next`. */
 export type Report = {
   readonly told: Promise<Result<"status">>;
   isOld: boolean;

@@ -11,7 +11,7 @@ import {
 } from "../../client/wire.js";
 import { commandLine, isLiving, openLook, readStat, type Stat } from "../kernel/procfs.js";
 import { isFinal } from "../life/state.js";
-import { atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
+import { areAllFromOnePoll, atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
 import { controls, type Sight, seesAll, type Viewer } from "./access.js";
 import { describe, type Entry, hasTree, type Living, type Report, statusOf } from "./entry.js";
 import { find, findLiving, type Table } from "./table.js";
@@ -68,33 +68,36 @@ export function inspect(
 }
 
 /**
- * One look at the kernel serves all who ask in the same turn of the loop, until an event changes it. That at a
- * large tree takes many turns: whoever asks meanwhile shares the next.
+ * One look at the kernel serves all who had asked before it began: whoever asks in the same poll of the loop, until
+ * an event changes it. Whoever asks later, while one is under way, shares the next.
  */
 export function reportNow(entry: Entry): Promise<Result<"status">> {
   const { report } = entry;
   if (report === null) return beginReport(entry);
   if (!report.isOld) return report.told;
-  report.next ??= report.told.then(() => reportNow(entry));
+  const again = () => reportNow(entry);
+  report.next ??= report.told.then(again, again);
   return report.next;
 }
 
 function beginReport(entry: Entry): Promise<Result<"status">> {
-  const report: Report = { told: makeReport(entry), isOld: false, next: null };
+  const report: Report = { told: makeReport(entry), isOld: !areAllFromOnePoll(), next: null };
   entry.report = report;
-  const forget = () => {
-    if (entry.report === report) entry.report = null;
-  };
   let isDone = false;
+  const forget = () => {
+    if (isDone && report.isOld && entry.report === report) entry.report = null;
+  };
   const finish = () => {
     isDone = true;
-    if (report.isOld) forget();
+    forget();
   };
   report.told.then(finish, finish); // whoever asked gets the error
-  atTurnsEnd(() => {
-    if (isDone) forget();
-    else report.isOld = true;
-  });
+  if (!report.isOld) {
+    atTurnsEnd(() => {
+      report.isOld = true;
+      forget();
+    });
+  }
   return report.told;
 }
 
@@ -138,8 +141,8 @@ async function membersOf(entry: Living): Promise<Member[]> {
   const found: { stat: Stat; command: string }[] = [];
   for (const pid of pids) {
     await slice();
-    // Closed as soon as the leader has ended, so it is asked for each time.
-    const { look } = entry;
+    // Of the leader alone: its number may be another member's once it has ended.
+    const look = entry.leader?.exit === null ? entry.look : null;
     const stat = readStat(pid, look);
     if (stat === null || !isLiving(stat)) continue;
     found.push({ stat, command: commandLine(stat, look, maxBytes) });
