@@ -67,7 +67,7 @@ async function recover(table: Table, { recorded, bad }: Read, kept: Kept): Promi
   }
   const found = await adoptAll(table, recorded.values(), kept);
   if (recorded.size > 0) table.log.info("recovered", found);
-  const isKnown = (id: string) => table.entries.has(id);
-  await table.containing.sweep(isKnown);
-  await sweepOutput(table.output, isKnown);
+  const { entries } = table;
+  await table.containing.sweep((id) => (entries.get(id)?.tree ?? null) !== null);
+  await sweepOutput(table.output, (id) => entries.has(id));
 }

@@ -1,6 +1,6 @@
 // Nothing is left of what has ended: no descriptor, no zombie, no cgroup.
 
-import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { is } from "uvu/assert";
 import { cgroupOf, containments, noCgroup } from "./cage.js";
@@ -58,7 +58,17 @@ scenarioUnless(
     process.kill(pid ?? 0, "SIGKILL");
     await until("it is gone", () => !isAlive(pid ?? 0));
     rmSync(join(first.state, "journal"));
-    await startDaemon(scene);
+    const second = await startDaemon(scene);
     await until("it is swept", () => !existsSync(room));
+    // One whose process is remembered, as a crash just after its end leaves it.
+    const client = await second.connect();
+    const ended = await client.spawn({ command: ["true"] });
+    await client.wait({ id: ended.id });
+    const left = join(baseOf(second), ended.id);
+    await until("its own is removed", () => !existsSync(left));
+    await crash(second);
+    mkdirSync(left);
+    await startDaemon(scene);
+    await until("that is swept, too", () => !existsSync(left));
   },
 );
