@@ -37,6 +37,7 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
   const find = () => search("searches");
   let emptied: Promise<void> | null = null;
   let isGone = false;
+  let sightings = 0; // of who was met by the tag alone: searches may miss them
   const isEmpty = async () => {
     if (isGone) return true;
     if (leader !== null && leader.exit === null) return false;
@@ -48,9 +49,10 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
    * while others begin meanwhile: where nobody does, nobody has got away by it.
    */
   const findsNobody = async () => {
+    const before = sightings;
     for (let searches = 0; searches < SEARCHES; searches++) {
       const latest = latestNumber();
-      if ((await find()).length > 0) return false;
+      if ((await find()).length > 0 || sightings > before) return false;
       if (searches > 0 && latest !== null && latest === latestNumber()) return true;
     }
     return true;
@@ -70,7 +72,7 @@ export function holdFound({ find: search, leader, tag, uid }: Search): Containme
   const stopAll = async () => {
     const stopped = new Set<string>();
     for (;;) {
-      while (tag !== null && (await stopTagged(tag, uid, stopped)) > 0);
+      while (tag !== null && (await stopTagged(tag, uid, stopped)) > 0) sightings += 1;
       const members = await find();
       const fresh = members.filter((member) => !stopped.has(nameOf(member)));
       if (fresh.length === 0) return members;
@@ -119,7 +121,9 @@ async function signalAll(
   const outside = members.filter(({ pgrp }) => pgrp !== held?.pid);
   const isOwn = held !== null && isOwnGroup(held, inside);
   const [sent] = isOwn ? signals.map((signal) => signalGroup(held, signal)) : [];
-  const reach = await signalEach(held, outside.map(pidOf), isOurs, signals);
+  // Nobody: the number has passed to a member that leads another group, or to none that is its own.
+  const single = sent === "nobody" ? members : outside;
+  const reach = await signalEach(held, single.map(pidOf), isOurs, signals);
   reach.found = members.map(pidOf);
   if (sent === "sent") reach.reached += inside.length;
   if (sent === "refused") reach.refused.push(...inside.map(pidOf));
