@@ -153,7 +153,8 @@ function unlessGone<T>(read: () => T[]): T[] {
     return read();
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "ENODEV") throw error;
+    // ENOTSUP: a threaded one, whose processes are listed above it.
+    if (!["ENOENT", "ENODEV", "ENOTSUP"].includes(String(code))) throw error;
     return [];
   }
 }

@@ -6,7 +6,7 @@ import { equal, is, match } from "uvu/assert";
 import { noCgroup, openCgroup } from "./cage.js";
 import { programs, spawnReady } from "./commands.js";
 import { startDaemon } from "./daemon.js";
-import { type Scene, scenarioUnless, until, whyNot } from "./scenario.js";
+import { isAlive, type Scene, scenarioUnless, until, whyNot } from "./scenario.js";
 
 function scenarioOf(name: string, body: (scene: Scene) => Promise<void>): void {
   scenarioUnless(noCgroup, name, body, 60_000);
@@ -38,6 +38,34 @@ scenarioOf(
     equal((await client.terminate({ id })).ended, 3);
   },
 );
+
+const odd: Record<string, string> = {
+  "bytes that are no text": 'own="$own/$(printf "\\377")"; mkdir "$own"',
+  "threads alone": 'own="$own/t"; mkdir "$own"; echo threaded >"$own/cgroup.type"',
+};
+
+for (const [what, make] of Object.entries(odd)) {
+  scenarioOf(`a tree that makes a cgroup of ${what} is ended like any other`, async (scene) => {
+    const { prefix, pids } = openCgroup(scene);
+    const daemon = await startDaemon(scene, { prefix });
+    const client = await daemon.connect();
+    const own = `own=$(awk '/ - cgroup2 /{print $5}' /proc/self/mountinfo)$(sed -n s/^0:://p /proc/self/cgroup)`;
+    const enter = `sh -c 'echo 0 >"$1/cgroup.procs"; echo ready; exec sleep 1000' - "$own" & wait`;
+    const { id, pid } = await spawnReady(client, ["sh", "-c", `${own}; ${make}; ${enter}`]);
+    is((await client.status({ id })).members.length, 2);
+    is((await client.info({})).strays, 0);
+    process.kill(pid, "SIGSTOP"); // that it may not be its end what ends the rest
+    is((await client.terminate({ id, force: true })).ended, 2);
+    equal(pids(), [daemon.pid]);
+    const after = await spawnReady(client, ["sh", "-c", `${own}; ${make}; ${enter}`], {
+      strays: "keep",
+    });
+    process.kill(after.pid, "SIGKILL");
+    await until("the leader is gone", () => !isAlive(after.pid));
+    is((await client.terminate({ id: after.id })).ended, 1);
+    equal(pids(), [daemon.pid]);
+  });
+}
 
 scenarioOf("a cgroup that cannot be removed ends no daemon", async (scene) => {
   const { prefix, folder } = openCgroup(scene);

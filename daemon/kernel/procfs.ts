@@ -1,6 +1,6 @@
 // What Linux says of processes, read from /proc and never remembered. man 5 proc.
 
-import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import { closeSync, openSync, type PathLike, readdirSync, readSync, statSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { pageBytes } from "./native.js";
 import { isExhausted, withReserve } from "./reserve.js";
@@ -61,8 +61,8 @@ export function readProcBytes(path: string, maxBytes: number): Buffer | null {
   }
 }
 
-/** The text of a list of the kernel's, however long; empty when it is gone, or going. */
-export function readList(path: string): string {
+/** The text of a list of the kernel's, however long; empty when it is gone, or going, or not to be had. */
+export function readList(path: PathLike): string {
   try {
     return withReserve(() => {
       const fd = openSync(path, "r");
@@ -73,9 +73,15 @@ export function readList(path: string): string {
       }
     });
   } catch (error) {
-    if (isGone(error)) return "";
+    if (isGone(error) || isNoList(error)) return "";
     throw error;
   }
+}
+
+/** ENOTSUP: a threaded cgroup, whose processes its domain lists. ENAMETOOLONG: it lies too deep for a path. */
+function isNoList(error: unknown): boolean {
+  const { code = "" } = error as NodeJS.ErrnoException;
+  return ["ENOTSUP", "ENAMETOOLONG"].includes(code);
 }
 
 /** Less than any page: a list that goes on fills its page to the last record (kernel: seq_read_iter). */
@@ -91,7 +97,7 @@ export function readListAgain(fd: number): string {
       text += scratch.toString("latin1", 0, bytes);
     }
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENODEV") throw error; // removed, see readList
+    if (!isGone(error) && !isNoList(error)) throw error;
   }
   return text;
 }

@@ -86,8 +86,13 @@ function closeRoom({ folder, self, procs, events }: Room): void {
   void removeQuietly(folder);
 }
 
+/** Of a cgroup that we have made: its id. */
+function nameOf(folder: Path): string {
+  return basename(folder.toString());
+}
+
 /** What goes wrong, on a mount that was made read-only, say, is told by whatever else wants a cgroup. */
-function removeQuietly(folder: string): Promise<void> {
+function removeQuietly(folder: Path): Promise<void> {
   return removeSoon(folder).catch(() => undefined);
 }
 
@@ -118,12 +123,12 @@ export function cgroups(base: string): Containing {
         abandon: () => closeRoom(room),
       };
     },
-    rooms: () => childrenOf(base).map((folder) => basename(folder)),
+    rooms: () => childrenOf(base).map(nameOf),
     lodgers: (id) => listMembers(join(base, id)),
     async sweep(known) {
       // Whoever lives in one is a stray of an earlier run: nobody is killed unasked.
-      const left = childrenOf(base).filter((folder) => !known(basename(folder)));
-      await Promise.all(left.map(tryRemove));
+      const left = childrenOf(base).filter((folder) => !known(nameOf(folder)));
+      await Promise.all(left.map(removeQuietly));
     },
     close: () => removeQuietly(base),
   };
@@ -171,7 +176,7 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
     },
     async kill() {
       const found = members();
-      if (found.length === 0) return { found, reached: 0, refused: [] };
+      if (isEmpty()) return { found, reached: 0, refused: [] };
       // On its way in the leader is not a member yet, but its group is it. Then whoever is inside.
       if (leader.exit === null) signalGroup(leader, "SIGKILL");
       order(folder, "cgroup.kill", "1");
@@ -204,9 +209,17 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
  * The numbers of the living processes in a cgroup and those below it; none when it is gone, since only
  * one that holds nobody can be removed. Those of other pid namespaces are listed as 0.
  */
-export function listMembers(folder: string): number[] {
-  const own = pidsIn(readList(join(folder, "cgroup.procs")));
+export function listMembers(folder: Path): number[] {
+  const own = pidsIn(readList(within(folder, "cgroup.procs")));
   return own.concat(childrenOf(folder).flatMap(listMembers));
+}
+
+/** A tree may name the cgroups that it makes by bytes that are no text. */
+type Path = string | Buffer;
+
+function within(folder: Path, name: Path): Path {
+  if (typeof folder === "string" && typeof name === "string") return join(folder, name);
+  return Buffer.concat([folder, "/", name].map((part) => Buffer.from(part)));
 }
 
 function isZombie(pid: number): boolean {
@@ -224,13 +237,17 @@ function pidsIn(lines: string): number[] {
  * The cgroups right below one: of a tree, those that it has made itself, and may remove at any moment. A folder
  * has a link from each: no need to list most.
  */
-function childrenOf(folder: string): string[] {
+function childrenOf(folder: Path): Path[] {
   try {
     if (statSync(folder).nlink <= 2) return [];
-    const entries = withReserve(() => readdirSync(folder, { withFileTypes: true }));
-    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(folder, name));
+    const entries = withReserve(() =>
+      readdirSync(folder, { withFileTypes: true, encoding: "buffer" }),
+    );
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => within(folder, name));
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    // One that lies too deep for a path is killed with the others, and counts in `populated`.
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "ENAMETOOLONG") throw error;
     return [];
   }
 }
@@ -281,21 +298,22 @@ function watchEvents(folder: string, look: () => void): () => void {
 }
 
 /** The last threads of a member that has ended may be in the kernel yet: EBUSY for some milliseconds. */
-async function removeSoon(folder: string): Promise<void> {
+async function removeSoon(folder: Path): Promise<void> {
   for (let waitMs = 1; !(await tryRemove(folder)) && waitMs < REMOVE_MS; waitMs *= 2) {
-    if (hasEvent(readList(join(folder, "cgroup.events")), "populated")) return;
+    if (hasEvent(readList(within(folder, "cgroup.events")), "populated")) return;
     await new Promise((resolve) => setTimeout(resolve, waitMs));
   }
 }
 
 /** Remove an empty cgroup and those below it; true when it is gone. Whoever lives in one keeps it. */
-async function tryRemove(folder: string): Promise<boolean> {
+async function tryRemove(folder: Path): Promise<boolean> {
   try {
     await inTurn(() => rmdir(folder));
     return true;
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") return true;
+    if (code === "ENAMETOOLONG") return false;
     if (code !== "EBUSY" && code !== "ENOTEMPTY") throw error;
   }
   const children = childrenOf(folder);

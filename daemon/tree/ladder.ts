@@ -123,8 +123,19 @@ async function kill(
     const living = (await tree.members()).flatMap((pid) => readStat(pid) ?? []);
     note(living.map(({ pid }) => pid));
     if (living.length > 0) return living.map((one) => describe(one, refused.includes(one.pid)));
+    if (performance.now() > endMs + KILL_WAIT_MS) return [unseen];
   }
 }
+
+/** Who cannot be found, though something lives: told as little as nobody. */
+const unseen: Survivor = {
+  pid: 0,
+  ppid: 0,
+  state: "?",
+  command: "[unknown]",
+  waitsIn: null,
+  why: "lives where nobody can look for it",
+};
 
 /** True when the first promise was first. */
 function firstOf(wanted: Promise<void>, limit: Promise<void>): Promise<boolean> {
