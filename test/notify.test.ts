@@ -127,6 +127,7 @@ scenario("a manager that takes its time stops no daemon that recovers", async (s
   const receiver = receiveAt(scene, place);
   const env = { NOTIFY_SOCKET: place };
   const first = await startDaemon(scene, { env });
+  await receiver.next("READY=1");
   const client = await first.connect();
   const spawns = [1, 2].map(() => client.spawn({ command: ["sleep", "1000"] }));
   const spawned = await Promise.all(spawns);
