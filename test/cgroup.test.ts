@@ -31,7 +31,7 @@ scenarioOf(
     const command = [process.execPath, join(programs, "churns-cgroups.mjs"), "3"];
     const { id } = await client.spawn({ command });
     const isReady = async () => (await client.logs({ id })).text === "ready\n".repeat(3);
-    await until("all three are at it", isReady);
+    await until("all three are at it", isReady, 12_000);
     // Some five in ten thousand looks meet one that goes just then.
     for (let count = 0; count < 2_000; count++)
       equal((await client.status({ id })).members.length, 3);
