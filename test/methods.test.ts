@@ -1,6 +1,7 @@
 // What the other methods promise, each seen in the kernel or in the files.
 
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
 import type { Client, Event } from "../client/client.js";
 import { limits, type Refusal } from "../client/wire.js";
@@ -107,6 +108,18 @@ for (const containment of containments) {
     equal(left, [pid]);
   });
 }
+
+scenario("a tree whose members have no room left beside its command is told of", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  const fifo = join(scene.folder, "fifo");
+  const forks = "while [ $n -lt 900 ]; do (read -r x <&9) & n=$((n + 1)); done";
+  const script = `mkfifo "$0"; exec 9<>"$0"; n=0; ${forks}; echo ready; wait`;
+  const words = Array.from({ length: 8 }, () => "w".repeat(118 * 1024));
+  const { id } = await spawnReady(client, ["sh", "-c", script, fifo, ...words]);
+  const { members } = await client.status({ id });
+  is(members.length, 901);
+  is((await client.terminate({ id, force: true })).ended, 901);
+});
 
 for (const containment of containments) {
   scenario(`${containment}: pause holds every member, resume lets it go on`, async (scene) => {

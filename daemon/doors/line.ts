@@ -5,7 +5,7 @@
 import type { Socket } from "node:net";
 import { createLineReader, type LineReader } from "../../client/lines.js";
 import { type Event, limits, Refusal } from "../../client/wire.js";
-import { beginPoll, turn } from "../runtime/slices.js";
+import { turn } from "../runtime/slices.js";
 import { closeWith, createListener, type Door, type Visitor } from "./connection.js";
 import type { Patience } from "./patience.js";
 import { type Answer, protocolError, refusalResponse, resultText, type Words } from "./rpc.js";
@@ -34,8 +34,6 @@ type Connection = {
   inputEnded: boolean;
   /** Nothing is taken any more: the client broke the protocol, or is gone. */
   over: boolean;
-  /** What is read was read from the kernel before. */
-  resuming: boolean;
   /** A turn of reading is due. */
   reading: boolean;
   readonly tally: Tally;
@@ -87,14 +85,10 @@ function connect<C>(
     callsInFlight: 0,
     inputEnded: false,
     over: false,
-    resuming: false,
     reading: false,
     tally: openTally(),
   };
-  socket.on("data", (chunk) => {
-    if (!connection.resuming) beginPoll();
-    receive(connection, chunk);
-  });
+  socket.on("data", (chunk) => receive(connection, chunk));
   socket.on("drain", () => say(connection));
   socket.on("end", () => {
     connection.inputEnded = true;
@@ -175,16 +169,7 @@ function readLater(connection: Connection, when: Promise<void>): void {
 /** All that has come was taken: let more come, or end if no more will. */
 function readOn(connection: Connection): void {
   if (connection.inputEnded) endInput(connection);
-  else if (connection.socket.isPaused()) resume(connection);
-}
-
-/** What had come meanwhile is emitted at the next tick, whatever the loop is at then. */
-function resume(connection: Connection): void {
-  connection.resuming = true;
-  connection.socket.resume();
-  process.nextTick(() => {
-    connection.resuming = false;
-  });
+  else if (connection.socket.isPaused()) connection.socket.resume();
 }
 
 const isBatch = /^[ \t\r]*\[/;

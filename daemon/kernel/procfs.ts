@@ -239,13 +239,14 @@ export function isLiving(stat: Stat): boolean {
 
 /**
  * The command line (its first `maxBytes`, 4 KiB at most), arguments joined by spaces; `[comm]` where there is
- * none, as ps prints it.
+ * none, as ps prints it. Of no bytes nothing.
  */
 export function commandLine(
   stat: Stat,
   look: Look | null = null,
   maxBytes: number = PROC_BYTES,
 ): string {
+  if (maxBytes === 0) return "";
   return readCommandLine(stat.pid, look, maxBytes) || `[${stat.comm}]`;
 }
 

@@ -21,14 +21,13 @@ export type Entry = {
   look: Look | null;
   /** What `status` told last of few members, and in which state that was. */
   told: { readonly state: State; readonly result: Result<"status"> } | null;
-  /** What `status` is about to tell, or tells all who ask in one poll of the loop. */
+  /** What `status` tells, or told in this turn of the loop. */
   report: Report | null;
 };
 
-/** `isOld`: it may have begun before it was asked for, and whoever asks now is told by `next`. */
+/** Whoever asks now is told by `next`. */
 export type Report = {
   readonly told: Promise<Result<"status">>;
-  isOld: boolean;
   next: Promise<Result<"status">> | null;
 };
 

@@ -11,7 +11,7 @@ import {
 } from "../../client/wire.js";
 import { commandLine, isLiving, openLook, readStat, type Stat } from "../kernel/procfs.js";
 import { isFinal } from "../life/state.js";
-import { areAllFromOnePoll, atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
+import { atTurnsEnd, createSlices, turn } from "../runtime/slices.js";
 import { controls, type Sight, seesAll, type Viewer } from "./access.js";
 import { describe, type Entry, hasTree, type Living, type Report, statusOf } from "./entry.js";
 import { find, findLiving, type Table } from "./table.js";
@@ -68,36 +68,27 @@ export function inspect(
 }
 
 /**
- * One look at the kernel serves all who had asked before it began: whoever asks in the same poll of the loop, until
- * an event changes it. Whoever asks later, while one is under way, shares the next.
+ * A look at the kernel is for whoever asked before it began: for the first in a turn of the loop at once, for all
+ * others of that turn, or of those that the look takes, one more when it is over.
  */
 export function reportNow(entry: Entry): Promise<Result<"status">> {
   const { report } = entry;
   if (report === null) return beginReport(entry);
-  if (!report.isOld) return report.told;
-  const again = () => reportNow(entry);
-  report.next ??= report.told.then(again, again);
+  const isOver = () => Promise.allSettled([report.told, new Promise<void>(atTurnsEnd)]);
+  report.next ??= isOver().then(() => reportNow(entry));
   return report.next;
 }
 
 function beginReport(entry: Entry): Promise<Result<"status">> {
-  const report: Report = { told: makeReport(entry), isOld: !areAllFromOnePoll(), next: null };
+  const report: Report = { told: makeReport(entry), next: null };
   entry.report = report;
-  let isDone = false;
-  const forget = () => {
-    if (isDone && report.isOld && entry.report === report) entry.report = null;
-  };
+  let unfinished = 2; // the look, and the turn in which it began
   const finish = () => {
-    isDone = true;
-    forget();
+    unfinished -= 1;
+    if (unfinished === 0 && entry.report === report) entry.report = null;
   };
   report.told.then(finish, finish); // whoever asked gets the error
-  if (!report.isOld) {
-    atTurnsEnd(() => {
-      report.isOld = true;
-      forget();
-    });
-  }
+  atTurnsEnd(finish);
   return report.told;
 }
 
@@ -164,7 +155,7 @@ const PROCESS_BYTES = 32 * 1024;
 function roomForEach(members: number, { spec }: Entry): number | undefined {
   if (members <= FEW_MEMBERS) return undefined;
   const takenBytes = PROCESS_BYTES + Buffer.byteLength(JSON.stringify(spec.command));
-  return Math.floor((limits.lineBytes - takenBytes) / members) - MEMBER_BYTES;
+  return Math.max(0, Math.floor((limits.lineBytes - takenBytes) / members) - MEMBER_BYTES);
 }
 
 async function livingOf(pids: readonly number[]): Promise<Stat[]> {

@@ -71,27 +71,6 @@ function endTurn(): void {
   for (const work of due) work();
 }
 
-let isPolling = false;
-
-/**
- * To be called when bytes come straight from the kernel. What comes until this turn's end was there before the
- * first of it was looked at: epoll told of all of it at once.
- */
-export function beginPoll(): void {
-  if (isPolling) return;
-  isPolling = true;
-  atTurnsEnd(endPoll);
-}
-
-function endPoll(): void {
-  isPolling = false;
-}
-
-/** True while whoever asks had asked before the first of this turn was answered. */
-export function areAllFromOnePoll(): boolean {
-  return isPolling;
-}
-
 /** Jobs given to the function returned are done one after the other; one that fails holds up none. */
 export function oneAtATime(): <T>(job: () => Promise<T>) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
