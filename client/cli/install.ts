@@ -9,6 +9,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -155,10 +156,20 @@ function checkPath(path: string): void {
 /** What the daemon loads that is not in its bundle: koffi, and beside it the machine code for each machine. */
 function addonsOf(daemon: string): string[] {
   const koffi = dirname(findKoffi(daemon));
-  return [koffi, join(dirname(koffi), "@koromix")].filter(existsSync).flatMap((folder) => {
-    const names = readdirSync(folder, { recursive: true, encoding: "utf8" });
-    return [folder, ...names.map((name) => join(folder, name))];
-  });
+  const beside = join(dirname(koffi), "@koromix");
+  return [...treeOf(koffi), ...(existsSync(beside) ? treeOf(beside) : [])];
+}
+
+/** A folder and all in it, links and what they lead to; pnpm makes such. */
+function treeOf(folder: string): string[] {
+  const all = new Set([folder]);
+  for (const path of all) {
+    const real = realpathSync(path);
+    all.add(real);
+    if (!lstatSync(real).isDirectory()) continue;
+    for (const name of readdirSync(real)) all.add(join(real, name));
+  }
+  return [...all];
 }
 
 function findKoffi(daemon: string): string {
@@ -172,9 +183,10 @@ function findKoffi(daemon: string): string {
 
 /** Whoever could change what root runs, or a folder above it, would be root. */
 function checkOwners(path: string): void {
-  const { uid, mode } = lstatSync(path);
+  const found = lstatSync(path);
+  const { uid, mode } = found;
   const isShared = (mode & 0o022) !== 0 && (mode & 0o1000) === 0;
-  if (uid !== 0 || isShared) {
+  if (uid !== 0 || (isShared && !found.isSymbolicLink())) {
     const fix = "install the package for all users: npm install --global procsup";
     throw new CannotInstall(`others than root can change ${path}: ${fix}`);
   }

@@ -122,7 +122,7 @@ async function listen(
     unsubscribe(feed, listener, subscription.id); // its name is told to nobody
     throw error;
   }
-  // Whoever has spawned it cannot ask sooner. The answer comes first.
+  // Whoever has spawned it cannot ask sooner. The answer comes first, that to a batch excepted.
   const process = describe(entry);
   if (hadEnded) setImmediate(() => tellStatus(feed, subscription, { process, ended: true }));
   return { subscription: subscription.id };

@@ -31,7 +31,14 @@ export async function claimSocket(path: string): Promise<void> {
 /** Throws CannotStart where a living daemon has claimed `path`. */
 export function checkUnclaimed(path: string): void {
   const lock = lockOf(path);
-  if (existsSync(lock)) claim(lock, takenText(path));
+  if (!existsSync(lock)) return;
+  try {
+    claim(lock, takenText(path));
+  } catch (cause) {
+    const { code = "" } = cause as NodeJS.ErrnoException;
+    if (code !== "EACCES" && code !== "EPERM") throw cause;
+    throw new CannotStart(`${path} is claimed by another user`, { cause });
+  }
 }
 
 function lockOf(path: string): string {
