@@ -6,8 +6,7 @@ import { join } from "node:path";
 import { equal, is, match, ok, throws } from "uvu/assert";
 import { readDurationMs } from "../client/cli/arguments.js";
 import { cliFile, documentOf, listenTo, runCli, setUp, sleep } from "./cli.js";
-import { crash } from "./daemon.js";
-import { scenario, statFields, until } from "./scenario.js";
+import { scenario } from "./scenario.js";
 
 scenario(
   "with --json every answer and every error is one document",
@@ -121,16 +120,6 @@ scenario("the beginning of two ids names neither", async (scene) => {
     ids.push((await client.spawn({ command: ["true"], output: "null" })).id);
   }
   is((await cli("status", shared() ?? "")).code, 4);
-});
-
-scenario("wait exits with 125 when nobody saw the end", async (scene) => {
-  const { daemon, client } = await setUp(scene);
-  const { id, pid } = await client.spawn({ command: sleep });
-  await crash(daemon);
-  process.kill(pid ?? 0, "SIGKILL");
-  await until("nobody can ask how", () => statFields(pid ?? 0) === null);
-  const { cli } = await setUp(scene);
-  is((await cli("wait", id)).code, 125);
 });
 
 scenario("help is no error, a usage error is 2 and says what would do", async (scene) => {

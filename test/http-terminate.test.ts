@@ -3,7 +3,7 @@
 import { equal, is, match } from "uvu/assert";
 import { kinds, limits } from "../client/wire.js";
 import { freeze, noFreezer } from "./cage.js";
-import { testProgram, untilReady } from "./commands.js";
+import { spawnReady, testProgram, untilReady } from "./commands.js";
 import { call, theDaemonGoes, visitDaemon } from "./daemon.js";
 import {
   ask,
@@ -53,8 +53,7 @@ else {
   scenario("curl forces by a body, and asks before it sends a long one", async (scene) => {
     const daemon = await visitDaemon(scene);
     const client = await daemon.connect();
-    const { id, pid } = await client.spawn({ command: testProgram("ignores-term.sh") });
-    await untilReady(client, id);
+    const { pid } = await spawnReady(client, testProgram("ignores-term.sh"));
     const type = ["-H", "content-type: application/json"];
     const done = await curl(daemon.socket, route(pid), ...type, "-d", '{"force": true}');
     const { forced, signal } = JSON.parse(done.text) as Record<string, unknown>;

@@ -123,8 +123,10 @@ async function listen(
     throw error;
   }
   // Whoever has spawned it cannot ask sooner. The answer comes first, that to a batch excepted.
-  const process = describe(entry);
-  if (hadEnded) setImmediate(() => tellStatus(feed, subscription, { process, ended: true }));
+  if (hadEnded) {
+    const process = describe(entry);
+    setImmediate(() => tellStatus(feed, subscription, { process, ended: true }));
+  }
   return { subscription: subscription.id };
 }
 
