@@ -52,6 +52,12 @@ export type Client = Calls & {
   call<M extends Method>(method: M, params: Params<M>): Promise<Result<M>>;
   /** Hear every event of this connection's subscriptions; the function returned stops it. */
   onEvent(listener: (event: Event) => void): () => void;
+  /**
+   * Hear once that the connection has ended, and why: a Disconnected, or the Refusal by which the daemon turned it
+   * away. No event comes after it, and every call fails with it. Who asks too late hears it too. The function
+   * returned takes it back.
+   */
+  onClose(listener: (reason: Error) => void): () => void;
   /** Close the connection; pending calls fail with Disconnected. */
   close(): void;
 };
@@ -59,12 +65,16 @@ export type Client = Calls & {
 /** The daemon is trusted to keep to its own limits; this only stops a stranger on that path. */
 const REPLY_BYTES = 64 * 1024 * 1024;
 
-/** `made`: calls so far; `rpc` is given each with its line; `ended`: what every call fails with from then on. */
+/**
+ * `made`: calls so far; `rpc` is given each with its line; `ended`: what every call fails with from then on, and
+ * `closers` those who are to hear it.
+ */
 type Pending = {
   rpc: JSONRPCClient<string>;
   made: number;
   calls: number;
   ended: (() => Error) | null;
+  readonly closers: Set<(reason: Error) => void>;
 };
 type Connection = { socket: net.Socket; reader: LineReader; pending: Pending };
 
@@ -81,6 +91,7 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
     made: 0,
     calls: 0,
     ended: null,
+    closers: new Set(),
   };
   const connection: Connection = { socket, reader: createLineReader(REPLY_BYTES), pending };
   socket.on("data", (chunk) => receive(chunk, connection, listeners));
@@ -99,6 +110,11 @@ export async function connect(options: { socket?: string } = {}): Promise<Client
     onEvent(listener) {
       listeners.add(listener);
       return () => void listeners.delete(listener);
+    },
+    onClose(listener) {
+      pending.closers.add(listener);
+      if (pending.ended !== null) queueMicrotask(() => tellClosed(pending));
+      return () => void pending.closers.delete(listener);
     },
     close() {
       disconnect(pending, "the connection was closed by this program");
@@ -236,6 +252,7 @@ function receive(
       return;
     }
     deliver(message, pending, listeners);
+    if (pending.ended !== null) return; // by whoever heard it, say: the rest is for nobody
   }
 }
 
@@ -292,4 +309,13 @@ function fail(pending: Pending, ended: () => Error): void {
   if (pending.ended !== null) return;
   pending.ended = ended;
   pending.rpc.rejectAllPendingRequests(ended().message);
+  // Not in the middle of whatever found it out, `close` of this very program perhaps.
+  queueMicrotask(() => tellClosed(pending));
+}
+
+function tellClosed({ ended, closers }: Pending): void {
+  if (ended === null) return;
+  const due = [...closers];
+  closers.clear();
+  for (const listener of due) listener(ended());
 }

@@ -29,7 +29,6 @@ function reasonOf(promise: Promise<unknown>): Promise<unknown> {
   );
 }
 
-/** A process that writes its command's output and ends. */
 /** A program that carries the client library: an ES module with `connect` at hand. */
 function runProgram(scene: Scene, lines: string[], env: Record<string, string>) {
   const library = pathToFileURL(join(import.meta.dirname, "../client/client.js")).href;
@@ -163,6 +162,43 @@ scenario("when the daemon is killed, pending calls fail and later ones at once",
   const late = disconnection(client.info({}));
   const first = await Promise.race([late, new Promise((next) => setImmediate(next, "slow"))]);
   match(String(first), /Disconnected: the daemon closed the connection/);
+});
+
+scenario("whoever asked is told once that the connection has ended, and why", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const heard: Error[] = [];
+  client.onClose((reason) => heard.push(reason));
+  client.onClose(() => ok(false, "it was taken back"))();
+  daemon.child.kill("SIGKILL");
+  await until("it is told", () => heard.length > 0);
+  const late = await new Promise<Error>((tell) => client.onClose(tell));
+  client.close();
+  for (const reason of [...heard, late]) {
+    ok(reason instanceof Disconnected);
+    match(reason.message, /the daemon closed the connection/);
+  }
+  is(heard.length, 1);
+});
+
+scenario("nothing is heard of a connection that its own program has closed", async (scene) => {
+  const path = join(scene.folder, "s");
+  const event = '{"jsonrpc":"2.0","method":"event","params":{"event":"status"}}\n';
+  const server = net.createServer((socket) => {
+    scene.after(() => void socket.destroy());
+    socket.once("data", () => socket.write(event.repeat(2)));
+  });
+  scene.after(() => void server.close());
+  await new Promise<void>((listening) => server.listen(path, listening));
+  const client = await connect({ socket: path });
+  let events = 0;
+  client.onEvent(() => {
+    events += 1;
+    client.close();
+  });
+  const reason = await new Promise<Error>((tell) => client.onClose(tell));
+  match(reason.message, /closed by this program/);
+  is(events, 1);
 });
 
 scenario("a daemon that goes just as it was reached is told as a disconnection", async (scene) => {
