@@ -20,6 +20,7 @@ import {
   readTarget,
   type Start,
 } from "./arguments.js";
+import { runInForeground } from "./foreground.js";
 import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import { type Common, findTarget, forEach, run, say } from "./outcome.js";
@@ -31,6 +32,7 @@ import {
   jsonText,
   processTable,
   reportText,
+  runCode,
   signaledText,
   startCode,
   statusText,
@@ -60,25 +62,47 @@ function command(definition: string, description: string): Command {
 
 // --- start ----------------------------------------------------------------------------------
 
-command("start", "run a command; prints its pid")
-  .argument("<command...>", "the command and its own flags, as they are")
-  .passThroughOptions()
-  .option("-n, --name <name>", "a name to address it by")
-  .option("--cwd <dir>", "where to run it (default: here)")
-  .option("-e, --env <NAME=VALUE>", "set a variable; may be repeated", readEnv)
-  .option("--clear-env", "do not pass this shell's environment on")
-  .option("--user <name>", "run as this user, as at login (root only)")
-  .option("--stop-signal <signal>", "what terminate sends first (default: TERM)", readSignal)
-  .option("--grace <duration>", "from there to KILL (default: 10s)", readDurationMs)
-  .option("--output <mode>", outputModes.join(", "), oneOf(...outputModes))
-  .option("--strays <what>", "end or keep, when the leader ends", oneOf("end", "keep"))
-  .action(async (argv: string[], options: Common & Start) => {
+function starting(name: string, description: string): Command {
+  return command(name, description)
+    .argument("<command...>", "the command and its own flags, as they are")
+    .passThroughOptions()
+    .option("-n, --name <name>", "a name to address it by")
+    .option("--cwd <dir>", "where to run it (default: here)")
+    .option("-e, --env <NAME=VALUE>", "set a variable; may be repeated", readEnv)
+    .option("--clear-env", "do not pass this shell's environment on")
+    .option("--user <name>", "run as this user, as at login (root only)")
+    .option("--stop-signal <signal>", "what terminate sends first (default: TERM)", readSignal)
+    .option("--grace <duration>", "from there to KILL (default: 10s)", readDurationMs)
+    .option("--output <mode>", outputModes.join(", "), oneOf(...outputModes))
+    .option("--strays <what>", "end or keep, when the leader ends", oneOf("end", "keep"));
+}
+
+starting("start", "run a command; prints its pid").action(
+  async (argv: string[], options: Common & Start) => {
     const work = async (client: Client) => {
       const started = await client.spawn(readStart(argv, options));
       return { json: started, text: `${started.pid}\n`, code: 0 };
     };
     await run(options, work, startCode);
-  });
+  },
+);
+
+starting("run", "run a command in the foreground; exits as it does, Ctrl-C terminates it").action(
+  async (argv: string[], options: Common & Start) => {
+    const { json: asked = false } = options;
+    const work = async (client: Client) => {
+      const json = await runInForeground(client, readStart(argv, options), asked);
+      tellUnknown(json.process, options);
+      return { json, text: "", code: runCode(json.process) };
+    };
+    await run(options, work, startCode);
+  },
+);
+
+/** Where nobody knows how it ended, or it never ran, a person is told why the code is one of ours. */
+function tellUnknown(ended: Process, { json }: Common): void {
+  if (!json) process.stderr.write(unknownText(ended));
+}
 
 // --- looking --------------------------------------------------------------------------------
 
@@ -151,12 +175,9 @@ command("wait", "wait for the end; exits with the process's own code, 128 + N fo
     const limit = timeout === undefined ? {} : { timeoutMs: timeout };
     const work = async (client: Client) => {
       const json = await client.wait({ ...(await findTarget(client, target)), ...limit });
-      if (json.ended && !options.json) process.stderr.write(unknownText(json.process));
-      return {
-        json,
-        text: "",
-        code: json.ended ? codeOfProcess(json.process) : exitCodes.timedOut,
-      };
+      if (json.ended) tellUnknown(json.process, options);
+      const code = json.ended ? codeOfProcess(json.process) : exitCodes.timedOut;
+      return { json, text: "", code };
     };
     await run(options, work, () => exitCodes.ownFailure);
   });

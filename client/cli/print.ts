@@ -36,8 +36,11 @@ export function codeOf(error: unknown): number {
 
 /** 127: not found, 126: found but cannot be run, 125: everything else. POSIX, 2.8.2. */
 export function startCode(error: unknown): number {
-  if (!(error instanceof Refusal) || error.kind !== "spawn_failed") return exitCodes.ownFailure;
-  const { stage, errno } = error.facts;
+  const isFailure = error instanceof Refusal && error.kind === "spawn_failed";
+  return isFailure ? codeOfFailure(error.facts) : exitCodes.ownFailure;
+}
+
+function codeOfFailure({ stage, errno }: { stage?: unknown; errno?: unknown }): number {
   if (stage === "command") return errno === "ENOENT" ? 127 : 126;
   return stage === "interpreter" || stage === "exec" ? 126 : exitCodes.ownFailure;
 }
@@ -46,6 +49,11 @@ export function startCode(error: unknown): number {
 export function codeOfProcess({ exitCode, signal }: Process): number {
   if (signal !== null) return 128 + constants.signals[signal];
   return exitCode ?? exitCodes.ownFailure;
+}
+
+/** For whoever has started it, too: as `startCode` where the command never ran. */
+export function runCode(process: Process): number {
+  return process.failure === null ? codeOfProcess(process) : codeOfFailure(process.failure);
 }
 
 /** One document, on lines of its own. */

@@ -1,0 +1,99 @@
+// `procsup run`: a command in the foreground, its output, its end, and whoever interrupts it.
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { equal, is, match } from "uvu/assert";
+import { type Desk, documentOf, runCli, setUp } from "./cli.js";
+import { testProgram } from "./commands.js";
+import { crash } from "./daemon.js";
+import { isAlive, type Scene, scenario, until } from "./scenario.js";
+
+/** Runs `command` until it says that it is ready; its pid, and those of all living members. */
+async function runUntilReady(scene: Scene, { client, env }: Desk, command: string[]) {
+  const options = ["--name", "it", "--grace", "1h"];
+  const foreground = runCli(scene, ["run", ...options, ...command], { env });
+  await until("it is ready", () => foreground.soFar.out.startsWith("ready\n"));
+  const { pid, members } = await client.status({ name: "it" });
+  return { ...foreground, pid: pid ?? 0, pids: members.map((member) => member.pid) };
+}
+
+scenario(
+  "run prints both streams as they are, and exits with the command's code",
+  async (scene) => {
+    const { cli } = await setUp(scene);
+    const script = 'cat; seq 1 20000; echo "$1" >&2; exit 3';
+    const said = await cli("run", "sh", "-c", script, "sh", "--json");
+    const lines = Array.from({ length: 20_000 }, (_, at) => `${at + 1}\n`);
+    equal(said, { code: 3, out: lines.join(""), err: "--json\n" });
+  },
+);
+
+scenario("run exits as the shell does for signals and for what cannot be run", async (scene) => {
+  const { cli, client } = await setUp(scene);
+  is((await cli("run", "sh", "-c", "kill -USR1 $$")).code, 128 + 10);
+  const missing = await cli("run", "/no/such");
+  equal([missing.code, missing.out], [127, ""]);
+  match(missing.err, /no\/such/);
+  is((await cli("run", "/etc/passwd")).code, 126);
+  equal((await client.list({})).processes, []);
+});
+
+scenario("run --json prints one document, of the process and of what it wrote", async (scene) => {
+  const { cli } = await setUp(scene);
+  const said = await cli("run", "--json", "sh", "-c", "echo out; echo err >&2; exit 5");
+  equal([said.code, said.err], [5, ""]);
+  const { process, output } = documentOf(said) as Record<string, Record<string, unknown>>;
+  equal([process?.["status"], process?.["exitCode"]], ["exited", 5]);
+  const texts = Object.entries(output ?? {}).map(([name, read]) => [name, Object(read).text]);
+  equal(texts, [["stdout", "out\n"], ["stderr", "err\n"]]); // biome-ignore format: a table
+});
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  scenario(`run ends the whole tree at ${signal}, which has its grace`, async (scene) => {
+    const file = join(scene.folder, "work");
+    const command = testProgram("slow-handler.sh", file);
+    const { child, said, pids } = await runUntilReady(scene, await setUp(scene), command);
+    child.kill(signal);
+    const { code, out } = await said;
+    equal([code, out], [3, "ready\n"]);
+    is(readFileSync(file, "utf8"), "finished\n");
+    equal(pids.filter(isAlive), []);
+  });
+}
+
+scenario("run interrupted twice ends its tree by force", async (scene) => {
+  const desk = await setUp(scene);
+  const command = testProgram("counts-term.sh", join(scene.folder, "terms"));
+  const { child, said, pids } = await runUntilReady(scene, desk, command);
+  child.kill("SIGINT");
+  await until("it is asked to end", () => {
+    return readFileSync(join(scene.folder, "terms"), { flag: "a+" }).length > 0;
+  });
+  child.kill("SIGINT");
+  is((await said).code, 128 + 9);
+  equal(pids.filter(isAlive), []);
+});
+
+scenario("run leaves at the third interruption, also when nobody answers", async (scene) => {
+  const desk = await setUp(scene);
+  const { child, pid } = await runUntilReady(scene, desk, testProgram("ignores-term.sh"));
+  const { daemon } = desk;
+  daemon.child.kill("SIGSTOP");
+  scene.after(() => void daemon.child.kill("SIGCONT"));
+  const left = new Promise((done) => child.once("exit", (_, signal) => done(signal)));
+  // Two at once may come as one.
+  const again = setInterval(() => child.kill("SIGINT"), 50);
+  scene.after(() => clearInterval(again));
+  is(await left, "SIGINT");
+  process.kill(-pid, "SIGKILL");
+});
+
+scenario("run says that its daemon is gone, and the command runs on", async (scene) => {
+  const desk = await setUp(scene);
+  const { said, pid } = await runUntilReady(scene, desk, testProgram("ignores-term.sh"));
+  await crash(desk.daemon);
+  const { code, err } = await said;
+  equal([code, err], [125, "procsup: the daemon closed the connection\n"]);
+  is(isAlive(pid), true);
+  process.kill(-pid, "SIGKILL");
+});
