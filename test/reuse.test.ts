@@ -12,6 +12,7 @@ import { holdFound } from "../daemon/tree/found.js";
 import { departed } from "../daemon/tree/leader.js";
 import { see } from "../daemon/tree/signs.js";
 import { containments } from "./cage.js";
+import { createLatch, spawnReady } from "./commands.js";
 import { configFile, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenario, skipped, until } from "./scenario.js";
 
@@ -84,6 +85,44 @@ async function meanTheLiving(scene: Scene, containment: string): Promise<void> {
   is((await client.terminate({ pid, force: true })).id, old.id);
 }
 
+/** A leader is gone, and one of its own tree bears its number now, which is that of its group, too. */
+async function reachMember(scene: Scene, containment: string): Promise<void> {
+  const client = await (
+    await startDaemon(scene, { args: ["--containment", containment] })
+  ).connect();
+  const latch = createLatch(scene);
+  const forks = 'while read -r _; do setsid sleep 100 & done <"$1"';
+  const command = ["sh", "-c", `setsid sh -c '${forks}' sh "$1" & echo ready; exec sleep 100`];
+  const { id, pid } = await spawnReady(client, [...command, "sh", latch.path], { strays: "keep" });
+  const membersNow = async () => (await client.status({ id })).members;
+  await until("both are seen", async () => (await membersNow()).length === 2);
+  await client.signal({ id, signal: "SIGKILL" });
+  await until("the leader is gone", async () => (await membersNow()).length === 1 && !isAlive(pid));
+  const forkOne = async () => {
+    const before = (await membersNow()).length;
+    writeFileSync("/proc/sys/kernel/ns_last_pid", String(pid - 1));
+    latch.open();
+    return until("another member", async () => {
+      const members = await membersNow();
+      return members.length > before && members;
+    });
+  };
+  const members = await until("a member has the leader's number", async () => {
+    const now = await forkOne();
+    return now.some((member) => member.pid === pid) && now;
+  });
+  await until("it is told of as it is now", async () => {
+    return (await membersNow()).find((member) => member.pid === pid)?.command === "sleep 100";
+  });
+  equal(await client.signal({ id, signal: "SIGCONT", to: "tree" }), { signaled: members.length });
+  const { forced, ended } = await client.terminate({ id });
+  equal([forced, ended], [false, members.length]);
+  equal(
+    members.filter((member) => isAlive(member.pid)),
+    [],
+  );
+}
+
 const listed = "cgroup: who has left the list of a cgroup meanwhile is not signalled";
 
 /** A folder for a cgroup, with a list as it was when it was read: its one member's number has passed on. */
@@ -128,6 +167,7 @@ if (process.env[INSIDE] === undefined) {
 const scenes = {
   "an innocent with a dead leader's number is spared, whatever is done to the tree": spareInnocent,
   "a number that was used twice means whoever lives": meanTheLiving,
+  "a member with the dead leader's number is seen, signalled and ended": reachMember,
 };
 const outside = spawnSync("unshare", [...namespace, "true"], { encoding: "utf8" });
 
