@@ -1,15 +1,17 @@
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { chownSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { userInfo } from "node:os";
 import { join } from "node:path";
-import { equal, is, match } from "uvu/assert";
-import { Refusal } from "../client/wire.js";
+import { equal, is, match, ok } from "uvu/assert";
+import { type Process, Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
 import { outputOf } from "./commands.js";
 import { call, crash, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { isAlive, scenario, until } from "./scenario.js";
+import { isAlive, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
 
-/** The stdout of a command that ends by itself. */
+/** A user's number that no account has. */
+const NOBODY = 54_321;
+
 scenario(
   "without room for another process or file the daemon says so and lives on",
   async (scene) => {
@@ -219,6 +221,33 @@ scenario("the output files are for the daemon's user alone", async (scene) => {
   const command = ["stat", "-c", "%a", join(daemon.state, "output", `${id}.stdout`), daemon.state];
   is(await outputOf(client, { command }), "600\n700\n");
 });
+
+// Root is above that limit, so it is another user's daemon. man 2 setrlimit, RLIMIT_NPROC.
+scenarioUnless(
+  unlessRoot("to start a daemon of somebody else"),
+  "where no process more may begin the daemon says so, and ends those that have",
+  async (scene) => {
+    chownSync(scene.folder, NOBODY, NOBODY);
+    const as = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"];
+    const prefix = [...as, "prlimit", "--nproc=30:30"];
+    const client = await (await startDaemon(scene, { prefix })).connect();
+    const begun: Process[] = [];
+    const refusal = await until("no more may begin", async () => {
+      try {
+        begun.push(await client.spawn({ command: ["sleep", "1000"] }));
+        return null;
+      } catch (error) {
+        return error as Refusal;
+      }
+    });
+    const { kind, facts } = refusal;
+    equal([kind, facts["stage"], facts["errno"]], ["spawn_failed", "fork", "EAGAIN"]);
+    ok(begun.length > 0);
+    for (const { id } of begun) is((await client.terminate({ id })).status, "terminated");
+    equal(begun.filter(({ pid }) => isAlive(pid ?? 0)), []); // biome-ignore format: one line
+    await client.spawn({ command: ["sleep", "1000"] });
+  },
+);
 
 scenario("a command starts beside more descriptors than it may have itself", async (scene) => {
   const daemon = await visitDaemon(scene);
