@@ -1,3 +1,5 @@
+// `procsup logs`: what was written, whole, its end, or as it comes.
+
 import { equal, is, ok } from "uvu/assert";
 import { documentOf, runCli, type Said, setUp } from "./cli.js";
 import { createLatch, spawnReady, testProgram } from "./commands.js";

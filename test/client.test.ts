@@ -1,3 +1,5 @@
+// The client library against the daemon, against servers that are none, and in programs that carry it.
+
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import net from "node:net";

@@ -1,3 +1,5 @@
+// The contract told in three places (OpenRPC, its own list of refusals, README) is one and the same.
+
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";

@@ -1,3 +1,5 @@
+// The daemon as a program: its socket and state, its settings, how it starts or refuses to, logs and goes.
+
 import { spawnSync } from "node:child_process";
 import {
   copyFileSync,

@@ -1,3 +1,5 @@
+// Every way out of a tree, tried with cgroups in force.
+
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is } from "uvu/assert";

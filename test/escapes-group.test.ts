@@ -1,3 +1,5 @@
+// Every way out of a tree, tried without cgroups.
+
 import { playMatrix } from "./escapes.js";
 
 playMatrix("group");

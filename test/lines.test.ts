@@ -1,3 +1,5 @@
+// Framing: a stream of bytes cut into lines, wherever it is split.
+
 import { equal } from "uvu/assert";
 import { createLineReader, type Line } from "../client/lines.js";
 import { scenario } from "./scenario.js";

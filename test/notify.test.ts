@@ -1,3 +1,5 @@
+// What is said to a service manager and taken from it: a manager of our own listens.
+
 import { closeSync, fstatSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, not } from "uvu/assert";

@@ -1,3 +1,5 @@
+// Output files and their cap: which bytes are kept, where reading begins, what followers are sent.
+
 import { spawnSync } from "node:child_process";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -1,3 +1,5 @@
+// What a spawned command finds: marks, limits, environment; and what is told of one that cannot start.
+
 import { chownSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { userInfo } from "node:os";

@@ -1,3 +1,5 @@
+// The life of a process as a table: every state, every event.
+
 import { equal, ok, throws } from "uvu/assert";
 import { type Event, isFinal, type State, step } from "../daemon/life/state.js";
 import { scenario } from "./scenario.js";

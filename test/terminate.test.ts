@@ -1,3 +1,5 @@
+// `terminate`: its answers, the ladder, its callers, and who asks at the same time.
+
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
