@@ -6,29 +6,16 @@ import net from "node:net";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { equal, is, match, ok } from "uvu/assert";
-import { connect, Disconnected, type Event, Refusal } from "../client/client.js";
+import { connect, Disconnected, type Event } from "../client/client.js";
 import { limits } from "../client/wire.js";
-import { createLatch, outputOf, testProgram } from "./commands.js";
+import { createLatch, outputOf, refusalOf, testProgram } from "./commands.js";
 import { call, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { type Scene, scenario, until } from "./scenario.js";
 
-async function refusal(promise: Promise<unknown>): Promise<Refusal> {
-  const reason = await reasonOf(promise);
-  ok(reason instanceof Refusal, String(reason));
-  return reason;
-}
-
 async function disconnection(promise: Promise<unknown>): Promise<Disconnected> {
-  const reason = await reasonOf(promise);
-  ok(reason instanceof Disconnected, String(reason));
-  return reason;
-}
-
-function reasonOf(promise: Promise<unknown>): Promise<unknown> {
-  return promise.then(
-    () => "it was answered",
-    (error: unknown) => error,
-  );
+  const outcome = await promise.catch((error: unknown) => error);
+  ok(outcome instanceof Disconnected, String(outcome));
+  return outcome;
 }
 
 /** A program that carries the client library: an ES module with `connect` at hand. */
@@ -89,17 +76,17 @@ scenario("what the caller says of folder and environment is exactly what counts"
 
 scenario("a refusal comes with its kind and its facts", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
-  const unknown = await refusal(client.status({ name: "nobody" }));
+  const unknown = await refusalOf(client.status({ name: "nobody" }));
   equal([unknown.kind, unknown.facts], ["process_not_found", { name: "nobody" }]);
   is(unknown.message, "Process not found: name nobody");
   const holder = await client.spawn({ command: ["sleep", "1000"], name: "web" });
-  const taken = await refusal(client.spawn({ command: ["true"], name: "web" }));
+  const taken = await refusalOf(client.spawn({ command: ["true"], name: "web" }));
   equal([taken.kind, taken.facts], ["name_taken", { holder }]);
-  const failed = await refusal(client.spawn({ command: ["no-such-command"] }));
+  const failed = await refusalOf(client.spawn({ command: ["no-such-command"] }));
   equal([failed.kind, failed.facts["errno"]], ["spawn_failed", "ENOENT"]);
-  const invalid = await refusal(client.status({ pid: 0 }));
+  const invalid = await refusalOf(client.status({ pid: 0 }));
   equal([invalid.kind, invalid.facts], ["invalid_params", { field: "pid" }]);
-  const method = await refusal(client.call("nonsense" as "info", {}));
+  const method = await refusalOf(client.call("nonsense" as "info", {}));
   is(method.kind, "method_not_found");
 });
 
@@ -111,7 +98,7 @@ scenario("500 calls under way at once each get their own answer", async (scene) 
   const order: number[] = [];
   const ask = async (n: number) => {
     if (n % 3 === 0) {
-      const { facts } = await refusal(client.status({ name: `n${n}` }));
+      const { facts } = await refusalOf(client.status({ name: `n${n}` }));
       equal(facts, { name: `n${n}` });
     } else if (n % 3 === 1) {
       is((await client.wait({ id, timeoutMs: (n * 7) % 60 })).process.id, id);
@@ -135,13 +122,13 @@ scenario("a call longer than a line is refused here, one that just fits arrives"
   const pending = client.wait({ id: (await client.spawn({ command: ["sleep", "1000"] })).id });
   const ofLength = (length: number) => "x".repeat(length);
   const most = limits.lineBytes - `${JSON.stringify(call("status", { name: "" }))}\n`.length;
-  const long = await refusal(client.status({ name: ofLength(most + 1) }));
+  const long = await refusalOf(client.status({ name: ofLength(most + 1) }));
   equal([long.kind, long.facts], ["invalid_request", { limit: "lineBytes" }]);
   for (const one of [client, await (await visitDaemon(scene)).connect()]) {
-    is((await refusal(one.status({ name: ofLength(most) }))).kind, "invalid_params");
+    is((await refusalOf(one.status({ name: ofLength(most) }))).kind, "invalid_params");
   }
   const euros = "€".repeat(Math.ceil(limits.lineBytes / 3));
-  is((await refusal(client.status({ name: euros }))).kind, "invalid_request");
+  is((await refusalOf(client.status({ name: euros }))).kind, "invalid_request");
   is((await client.list({})).processes.length, 1);
   client.close();
   await disconnection(pending);

@@ -50,6 +50,13 @@ export async function outputOf(client: Client, params: SpawnParams): Promise<str
   return (await client.logs({ id })).text;
 }
 
+/** The refusal that a call gets. */
+export async function refusalOf(promise: Promise<unknown>): Promise<Refusal> {
+  const outcome = await promise.catch((error: unknown) => error);
+  if (outcome instanceof Refusal) return outcome;
+  throw new Error(`it was not refused: ${JSON.stringify(outcome) ?? outcome}`, { cause: outcome });
+}
+
 /** The kind of the refusal that a call gets; any other error as text. */
 export async function kindOf(promise: Promise<unknown>): Promise<string> {
   return promise.then(

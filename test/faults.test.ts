@@ -14,9 +14,8 @@ import {
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Client } from "../client/client.js";
-import { Refusal } from "../client/wire.js";
 import { containments, isPaused } from "./cage.js";
-import { programs, spawnReady, testProgram } from "./commands.js";
+import { programs, refusalOf, spawnReady, testProgram } from "./commands.js";
 import {
   call,
   crash,
@@ -34,12 +33,6 @@ const isRoot = process.getuid?.() === 0;
 async function sleeper(client: Client): Promise<{ id: string; pid: number }> {
   const { id, pid } = await client.spawn({ command: ["sleep", "1000"] });
   return { id, pid: pid ?? 0 };
-}
-
-async function refusalOf(promise: Promise<unknown>): Promise<Refusal> {
-  const outcome = await promise.catch((error: unknown) => error);
-  if (outcome instanceof Refusal) return outcome;
-  throw new Error(`it was not refused: ${JSON.stringify(outcome)}`);
 }
 
 function run(...argv: string[]): void {
