@@ -8,7 +8,7 @@ import { setFlagsFromString } from "node:v8";
 import { version } from "../client/version.js";
 import { serve } from "./doors/accept.js";
 import { welcome } from "./doors/caller.js";
-import { createFeed, type Feed, publish } from "./doors/feed.js";
+import { createFeed, type Feed, publish, untilTold } from "./doors/feed.js";
 import { createHttpDoor } from "./doors/http.js";
 import { createLineDoor } from "./doors/line.js";
 import { createCalls } from "./doors/methods.js";
@@ -80,6 +80,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
     const departure = await depart({ table, manager, unit });
     if (departure.how === "ended") removeSocket();
     server.close();
+    await untilTold(feed, LAST_REPLIES_MS);
     await closeConnections(LAST_REPLIES_MS);
     if (departure.how === "left") process.exit(0);
     await table.containing.close();

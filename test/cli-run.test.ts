@@ -88,6 +88,20 @@ scenario("run leaves at the third interruption, also when nobody answers", async
   process.kill(-pid, "SIGKILL");
 });
 
+scenario("whoever follows a command to the end of its daemon hears all of it", async (scene) => {
+  const desk = await setUp(scene);
+  const script = 'trap "seq 1 20000; exit 7" TERM; echo ready; while :; do sleep 0.1; done';
+  const { said } = await runUntilReady(scene, desk, ["sh", "-c", script]);
+  const follower = runCli(scene, ["logs", "-f", "it", "--stream", "stdout"], { env: desk.env });
+  await until("it is followed", () => follower.soFar.out === "ready\n");
+  desk.daemon.child.kill("SIGTERM");
+  const lines = Array.from({ length: 20_000 }, (_, at) => `${at + 1}\n`);
+  const out = `ready\n${lines.join("")}`;
+  const { code, out: printed } = await said;
+  equal([code, printed === out], [7, true]);
+  equal(await follower.said, { code: 0, out, err: "" });
+});
+
 scenario("run says that its daemon is gone, and the command runs on", async (scene) => {
   const desk = await setUp(scene);
   const { said, pid } = await runUntilReady(scene, desk, testProgram("ignores-term.sh"));

@@ -3,7 +3,8 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
-import { theDaemonGoes, visitDaemon } from "./daemon.js";
+import { createLatch, spawnReady } from "./commands.js";
+import { startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { scenario, until } from "./scenario.js";
 
 scenario("logs are read by offset, to the byte, and by last lines", async (scene) => {
@@ -83,6 +84,49 @@ scenario(
     is(texts.stdout, expected);
     is(texts.stderr, "end\n");
     is(heardAtEnd, expected.length + 4);
+  },
+);
+
+scenario("the end of each of many loud processes is told, behind all its output", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  const gate = join(scene.folder, "gate");
+  const script = `until [ -e ${gate} ]; do sleep 0.01; done; seq 1 100000`;
+  const command = ["sh", "-c", script];
+  const loud = await Promise.all(Array.from({ length: 16 }, () => client.spawn({ command })));
+  const heard = new Map(loud.map(({ id }) => [id, 0]));
+  const heardAtEnd: number[] = [];
+  client.onEvent((event) => {
+    if (event.event === "output") heard.set(event.id, event.next);
+    if (event.event === "status") heardAtEnd.push(heard.get(event.process.id) ?? 0);
+  });
+  for (const { id } of loud) await client.subscribe({ id, output: true });
+  writeFileSync(gate, "");
+  // Their answers take the room that events leave.
+  await Promise.all(loud.map(({ id }) => client.wait({ id })));
+  await until("every end is told", () => heardAtEnd.length === loud.length);
+  const { next } = await client.logs({ id: loud[0]?.id ?? "", tailLines: 0 });
+  equal(heardAtEnd, loud.map(() => next)); // biome-ignore format: one line
+});
+
+scenario(
+  "whoever follows a process that the daemon's stop ends is told all of it",
+  async (scene) => {
+    const daemon = await startDaemon(scene);
+    const client = await daemon.connect();
+    const script = 'trap "echo bye; sleep 0.3; echo last; exit 7" TERM; echo ready; read -r _';
+    const latch = createLatch(scene);
+    const command = ["sh", "-c", `${script} <"$1"`, "sh", latch.path];
+    const { id } = await spawnReady(client, command);
+    const heard: string[] = [];
+    client.onEvent((event) => {
+      if (event.event === "output") heard.push(event.text);
+      if (event.event === "status") heard.push(`${event.process.status} ${event.process.exitCode}`);
+    });
+    await client.subscribe({ id, output: true });
+    const closed = new Promise((done) => client.onClose(done));
+    daemon.child.kill("SIGTERM");
+    await closed;
+    equal(heard.join(""), "stopping nullbye\nlast\nterminated 7");
   },
 );
 

@@ -49,11 +49,13 @@ export type Feed = {
   readonly byProcess: Map<string | null, Set<Subscription>>;
   /** Changes that are being told, in their order. */
   readonly due: Due[];
+  /** What goes on until it is told, or its reader is gone. */
+  readonly telling: Set<Promise<void>>;
   lastId: number;
 };
 
 export function createFeed(): Feed {
-  return { byListener: new Map(), byProcess: new Map(), due: [], lastId: 0 };
+  return { byListener: new Map(), byProcess: new Map(), due: [], telling: new Set(), lastId: 0 };
 }
 
 /**
@@ -137,7 +139,25 @@ export function publish(feed: Feed, { id, owner, ended, describe }: Change): voi
     return;
   }
   feed.due.push(due);
-  if (feed.due.length === 1) void tellAll(feed);
+  if (feed.due.length === 1) keepTelling(feed, tellAll(feed));
+}
+
+function keepTelling(feed: Feed, work: Promise<void>): void {
+  feed.telling.add(work);
+  void work.finally(() => feed.telling.delete(work));
+}
+
+/** Resolves once all that has happened is told, ends to whoever is slow included, or after `limitMs`. */
+export async function untilTold(feed: Feed, limitMs: number): Promise<void> {
+  const told = async () => {
+    while (feed.telling.size > 0) await Promise.all(feed.telling);
+  };
+  let timer: NodeJS.Timeout | undefined;
+  const limit = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, limitMs);
+  });
+  await Promise.race([told(), limit]);
+  clearTimeout(timer);
 }
 
 /** Who had asked for it by then, and may see it. */
@@ -161,20 +181,28 @@ async function tellAll(feed: Feed): Promise<void> {
   }
 }
 
-/** Tell a subscription in particular; an end behind the last of the output that is followed. */
+/**
+ * Tell a subscription in particular. The end of the process that it is for waits for its reader, behind the last of the
+ * output that is followed: nothing comes after it, so nobody should wait for it in vain.
+ */
 export function tellStatus(
   feed: Feed,
   subscription: Subscription,
   { process, ended }: Pick<Due, "process" | "ended">,
 ): void {
   const event: Event = { event: "status", subscription: subscription.id, process };
-  if (!ended || subscription.following === null) tell(feed, subscription, event);
-  else void finish(subscription).then(() => tell(feed, subscription, event));
+  if (ended && subscription.processId !== null)
+    keepTelling(feed, tellEnd(feed, subscription, event));
+  else tell(feed, subscription, event);
 }
 
-async function finish({ following, followers }: Subscription): Promise<void> {
-  await following?.catch(() => undefined); // whoever subscribed was told
-  await Promise.all(followers.map((follower) => follower.finish()));
+async function tellEnd(feed: Feed, subscription: Subscription, event: Event): Promise<void> {
+  const { following, followers, listener } = subscription;
+  if (following !== null) {
+    await following.catch(() => undefined); // whoever subscribed was told
+    await Promise.all(followers.map((follower) => follower.finish()));
+  }
+  while (isHeld(feed, subscription) && !listener.notify(event)) await listener.writable();
 }
 
 function tell(feed: Feed, subscription: Subscription, event: Event): void {

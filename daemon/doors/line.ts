@@ -28,6 +28,8 @@ type Connection = {
   readonly unsaid: { words: Words | null; calls: number }[];
   /** Lines to be written at the end of this turn. */
   outgoing: string;
+  /** When the socket got some last. */
+  saidMs: number;
   /** Until their answers are put into words. */
   callsInFlight: number;
   /** The client will send no more. */
@@ -39,6 +41,11 @@ type Connection = {
   readonly tally: Tally;
 };
 
+/** At the end of the daemon, whoever was told something so lately may ask on, for the last output of what has ended, say, */
+const LAST_ASK_MS = 100;
+/** for so long. */
+const LAST_ASKS_MS = 500;
+
 /** Lines taken of one connection before the others get their turn and backpressure is looked at. */
 const LINES_A_TURN = 4;
 
@@ -48,10 +55,7 @@ export function createLineDoor<C>(answer: Answer<C>): Door<C> {
     open(socket, first, visitor) {
       const connection = connect(socket, visitor, answer);
       receive(connection, first);
-      return () => {
-        connection.inputEnded = true;
-        read(connection);
-      };
+      return () => finish(connection, performance.now() + LAST_ASKS_MS);
     },
     refuse: (socket, refusal) => void socket.end(refusalLine(refusal)),
   };
@@ -82,6 +86,7 @@ function connect<C>(
     answerLine: (text) => answer(text, caller, patience),
     unsaid: [],
     outgoing: "",
+    saidMs: Number.NEGATIVE_INFINITY,
     callsInFlight: 0,
     inputEnded: false,
     over: false,
@@ -172,6 +177,17 @@ function readOn(connection: Connection): void {
   else if (connection.socket.isPaused()) connection.socket.resume();
 }
 
+/** Take no more of whoever has nothing more to ask, and close once all is answered. */
+function finish(connection: Connection, untilMs: number): void {
+  const waitMs = Math.min(untilMs, connection.saidMs + LAST_ASK_MS) - performance.now();
+  if (waitMs > 0) {
+    setTimeout(finish, waitMs, connection, untilMs);
+    return;
+  }
+  connection.inputEnded = true;
+  read(connection);
+}
+
 const isBatch = /^[ \t\r]*\[/;
 
 function take(connection: Connection, text: string): void {
@@ -250,7 +266,10 @@ function eventText(params: Event): string {
 function flush(connection: Connection): void {
   const { socket, unsaid, outgoing } = connection;
   connection.outgoing = "";
-  if (outgoing !== "" && socket.writable) socket.write(outgoing);
+  if (outgoing !== "" && socket.writable) {
+    socket.write(outgoing);
+    connection.saidMs = performance.now();
+  }
   if (!hasRoom(connection)) return; // gone on with at `drain`
   if (unsaid.length > 0) void turn().then(() => say(connection));
   else if (socket.isPaused()) read(connection);
