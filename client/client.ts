@@ -9,7 +9,7 @@ import {
   type JSONRPCErrorResponse,
   type JSONRPCResponse,
 } from "json-rpc-2.0";
-import { ownEnvironment } from "./environment.js";
+import { ownEnvironment, ownFolder } from "./environment.js";
 import { createLineReader, type LineReader } from "./lines.js";
 import { defaultSocket } from "./socket.js";
 import {
@@ -128,9 +128,9 @@ function createCalls(call: Client["call"]): Calls {
   const plain = names.map((name) => [name, (params: Params<typeof name>) => call(name, params)]);
   // Each entry is built from the very name that types it.
   const calls = Object.fromEntries(plain) as Calls;
-  const spawn: Calls["spawn"] = (params) => {
-    const surroundings = params.user === undefined ? ownSurroundings() : {};
-    return call("spawn", { ...surroundings, ...params });
+  const spawn: Calls["spawn"] = async (params) => {
+    const surroundings = params.user === undefined ? surroundingsFor(params) : {};
+    return call("spawn", { ...params, ...surroundings });
   };
   return { ...calls, spawn };
 }
@@ -144,8 +144,8 @@ function socketPath(named: string | undefined): string {
 }
 
 /** A command runs where and as its caller stands, unless the caller says otherwise. */
-function ownSurroundings(): { cwd: string; env: Record<string, string> } {
-  return { cwd: process.cwd(), env: ownEnvironment() };
+function surroundingsFor({ cwd, env }: Params<"spawn">) {
+  return { cwd: cwd ?? ownFolder(), env: env ?? ownEnvironment() };
 }
 
 /** sun_path of unix(7) without its NUL; Node 20 cuts a longer path off and connects to what is left. */

@@ -74,6 +74,30 @@ scenario("what the caller says of folder and environment is exactly what counts"
   is(env.split("\n").length, 3);
 });
 
+scenario(
+  "what a caller leaves open is its own, and what it cannot have is refused",
+  async (scene) => {
+    const { socket, connect: open } = await startDaemon(scene);
+    const program = runProgram(
+      scene,
+      [
+        'import { mkdirSync, rmdirSync } from "node:fs";',
+        "const client = await connect();",
+        'await client.spawn({ command: ["pwd"], cwd: undefined, env: undefined });',
+        'mkdirSync("gone"); process.chdir("gone"); rmdirSync("../gone");',
+        'await client.spawn({ command: ["pwd"], cwd: "/" });',
+        'await client.spawn({ command: ["pwd"] }).catch(({ message }) => console.log(message));',
+      ],
+      { PROCSUP_SOCKET: socket },
+    );
+    is(await program.ended, 0);
+    match(program.output, /^spawn: cwd: the folder .* was removed: name another\n$/);
+    const client = await open();
+    const { processes } = await client.list({ all: true });
+    equal(processes.map(({ cwd }) => cwd), [scene.folder, "/"]); // biome-ignore format: one line
+  },
+);
+
 scenario("a refusal comes with its kind and its facts", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const unknown = await refusalOf(client.status({ name: "nobody" }));
