@@ -12,8 +12,15 @@ export const signals = Object.keys(constants.signals) as [Signal, ...Signal[]];
 export const text = v.pipe(
   v.string(),
   v.check((input) => !input.includes("\0"), "must not contain a NUL byte"),
+  v.check(
+    (input) => !/\p{Surrogate}/u.test(input),
+    "must not contain half of a character (a lone surrogate)",
+  ),
 );
-export const integer = v.pipe(v.number(), v.safeInteger("must be a whole number"));
+export const integer = v.pipe(
+  v.number(),
+  v.safeInteger("must be a whole number, of at most 2^53 - 1"),
+);
 export const wholeNumber = v.pipe(integer, v.minValue(0));
 export const durationMs = v.pipe(integer, v.minValue(0), v.maxValue(limits.waitMs));
 export const timestamp = v.pipe(v.string(), v.description("ISO 8601, UTC, with milliseconds"));

@@ -37,7 +37,7 @@ scenario(
       [4, "process_not_found", ["kill", "--json", "nobody"]],
       [4, "process_not_found", ["signal", "--json", "HUP", "nobody"]],
       [125, "process_not_found", ["wait", "nobody", "--json"]],
-      [2, "invalid_params", ["status", "0", "--json"]],
+      [2, "usage", ["status", "0", "--json"]],
       [1, "disconnected", ["list", "--json", "--socket", join(scene.folder, "none")]],
       [1, "disconnected", ["--socket", join(scene.folder, "none"), "list", "--json"]],
       [2, "usage", ["list", "--bogus", "--json"]],
@@ -47,7 +47,7 @@ scenario(
       [2, "usage", ["stop", "--grace", "soon", "1", "--json"]],
       [2, "usage", ["list", "--status", "dead", "--json"]],
       [2, "usage", ["list", "--json", "--status"]],
-      [2, "usage", ["start", "--json", "--bogus", "--", "true"]],
+      [125, "usage", ["start", "--json", "--bogus", "--", "true"]],
       [2, "usage", ["uninstall", "--json", "--socket", "x"]],
       [2, "usage", ["--socket", "x", "--json", "uninstall"]],
     ];
@@ -122,7 +122,7 @@ scenario("the beginning of two ids names neither", async (scene) => {
   is((await cli("status", shared() ?? "")).code, 4);
 });
 
-scenario("help is no error, a usage error is 2 and says what would do", async (scene) => {
+scenario("help is no error, a usage error says what would do", async (scene) => {
   const cli = (...args: string[]) => runCli(scene, args).said;
   const good = await Promise.all(
     [["--help"], ["start", "--help"], ["--version"]].map((args) => cli(...args)),
@@ -141,10 +141,15 @@ scenario("help is no error, a usage error is 2 and says what would do", async (s
     [/Expected NAME=VALUE\.\n$/, ["start", "-e", "A", "true"]],
     [/Expected starting, running, /, ["ls", "--status", "dead"]],
     [/too many arguments for 'wait'/, ["wait", "1", "2"]],
+    [/value '-5' is invalid .* Expected a pid, an id or a name\.\n$/, ["kill", "web", "--", "-5"]],
+    [/add '--end'\n$/, ["strays", "--force"]],
   ];
+  // Where codes are the command's own, none of ours may look like one.
+  const speaking = ["start", "run", "wait"];
   for (const [pattern, args] of cases) {
     const said = await cli(...args);
-    equal([said.code, said.out], [2, ""], args.join(" "));
+    const code = speaking.includes(args[0] ?? "") ? 125 : 2;
+    equal([said.code, said.out], [code, ""], args.join(" "));
     match(said.err, pattern);
   }
 });

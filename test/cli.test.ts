@@ -1,16 +1,26 @@
 // The commands of the CLI, one by one, as they ship.
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import type { Process, Refusal } from "../client/client.js";
 import { isPaused } from "./cage.js";
-import { documentOf, setUp, sleep } from "./cli.js";
+import { cliFile, documentOf, listenTo, setUp, sleep } from "./cli.js";
 import { spawnReady, testProgram } from "./commands.js";
 import { crash, startDaemon } from "./daemon.js";
-import { isAlive, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
+import { isAlive, type Scene, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
+
+function spawnIn({ folder, after }: Scene, [file = "", ...args]: string[], env: NodeJS.ProcessEnv) {
+  const child = spawn(file, args, {
+    cwd: folder,
+    env: { PATH: process.env["PATH"], ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  after(() => void child.kill("SIGKILL"));
+  return child;
+}
 
 const words = (text: string) => text.split(" ").filter((word) => word !== "");
 
@@ -55,6 +65,25 @@ scenario("start passes its options on", async (scene) => {
   const own = names.filter((each) => !["PWD", "OLDPWD", "SHLVL", "_"].includes(each)).sort();
   is(own.join(" "), "A B PROCSUP_ID PROCSUP_NAME PROCSUP_SOCKET");
   ok(lines.includes("B=x=y"));
+});
+
+scenario("start says no to what it cannot say to the daemon", async (scene) => {
+  const { client, env } = await setUp(scene);
+  const odd = "\\351";
+  const script = `exec "$1" "$2" start -- touch "$(printf '${odd}')"`;
+  const argv = ["sh", "-c", script, "sh", process.execPath, cliFile];
+  const { said } = listenTo(spawnIn(scene, argv, env));
+  const { code, err } = await said;
+  equal([code, (await client.list({ all: true })).processes], [125, []]);
+  match(err, /command: it holds bytes that are no UTF-8/);
+});
+
+scenario("whoever is named twice is ended once", async (scene) => {
+  const { cli, client } = await setUp(scene);
+  const { pid } = await client.spawn({ command: sleep, name: "web" });
+  const said = await cli("terminate", "web", "web");
+  equal([said.code, said.err, isAlive(pid ?? 0)], [0, "", false]);
+  match(said.out, /^Process terminated successfully: .*\n$/);
 });
 
 const asOther = "start as another user hands on nothing but what is said";
@@ -184,15 +213,18 @@ scenario("status exits with 3 for an ended process, 4 for an unknown one", async
   const other = `${id.slice(0, 11)}${id[11] === "0" ? "1" : "0"}`;
   const cases = [
     ["name", "nobody"],
-    ["name", other],
     ["ID", `${other}0`],
     ["PID", "2147483647"],
   ];
   for (const [kind, target = ""] of cases) {
-    const hint = target === other ? "; if an id is meant, its beginning is not enough" : "";
-    const err = `procsup: Process not found: ${kind} ${target}${hint}\n`;
+    const err = `procsup: Process not found: ${kind} ${target}\n`;
     equal(await cli("status", target), { code: 4, out: "", err });
   }
+  const none = `procsup: Process not found: nobody is named ${other}, and no id begins so\n`;
+  equal(await cli("status", other), { code: 4, out: "", err: none });
+  const hint = "if an id is meant, its beginning is not enough";
+  const acting = `procsup: Process not found: name ${other}; ${hint}\n`;
+  equal(await cli("terminate", other), { code: 4, out: "", err: acting });
 });
 
 scenario("usage and info are tables for people", async (scene) => {

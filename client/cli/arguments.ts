@@ -1,16 +1,21 @@
 // What people type: targets, durations, signal names and settings, read into the words of the
 // contract. Every refusal names what was typed and what would do.
 
+import { isUtf8 } from "node:buffer";
+import { readFileSync } from "node:fs";
 import { constants } from "node:os";
-import { resolve } from "node:path";
+import { isAbsolute, resolve } from "node:path";
 import { InvalidArgumentError } from "commander";
-import { ownEnvironment } from "../environment.js";
+import * as v from "valibot";
+import { ownEnvironment, ownFolder } from "../environment.js";
 import {
   type Address,
   idPattern,
   limits,
+  methods,
   type OutputMode,
   type Params,
+  Refusal,
   type Signal,
   signals,
 } from "../wire.js";
@@ -19,6 +24,17 @@ import {
 export function readTarget(typed: string): Address {
   if (/^[0-9]+$/.test(typed)) return { pid: Number(typed) };
   return idPattern.test(typed) ? { id: typed } : { name: typed };
+}
+
+/** What can be a target. */
+export function checkTarget(typed: string): string {
+  if (v.is(methods.status.params, readTarget(typed))) return typed;
+  throw new InvalidArgumentError("Expected a pid, an id or a name.");
+}
+
+/** All that were typed, each of them once: whoever is named twice is meant once. */
+export function checkTargets(typed: string, before: readonly string[] = []): string[] {
+  return [...new Set([...before, checkTarget(typed)])];
 }
 
 /** Could be the beginning of an id: enough of it, and not all. */
@@ -44,6 +60,7 @@ export type Start = {
  * user is given nothing but PATH of these, and without options begins as at login.
  */
 export function readStart(command: string[], options: Start): Params<"spawn"> {
+  checkText();
   const { name, user, stopSignal, grace, output, strays } = options;
   const surroundings = { cwd: folderOf(options), env: environmentOf(options) };
   const given = { name, user, stopSignal, graceMs: grace, output, strays, ...surroundings };
@@ -51,8 +68,16 @@ export function readStart(command: string[], options: Start): Params<"spawn"> {
   return { command, ...Object.fromEntries(set) };
 }
 
+/** Node makes U+FFFD of what is no UTF-8, and then another file would be meant. Refusal: `invalid_params`. */
+function checkText(): void {
+  if (isUtf8(readFileSync("/proc/self/cmdline"))) return;
+  const message = "spawn: command: it holds bytes that are no UTF-8, which no JSON can say";
+  throw new Refusal("invalid_params", message, { field: "command" });
+}
+
 function folderOf({ cwd, user }: Start): string | undefined {
-  return cwd === undefined && user !== undefined ? undefined : resolve(cwd ?? ".");
+  if (cwd === undefined) return user === undefined ? ownFolder() : undefined;
+  return isAbsolute(cwd) ? resolve(cwd) : resolve(ownFolder(), cwd);
 }
 
 function environmentOf({ env, clearEnv, user }: Start): Record<string, string> | undefined {

@@ -10,6 +10,8 @@ import type { Client, Process } from "../client.js";
 import { version } from "../version.js";
 import { outputModes, type Signal, statuses } from "../wire.js";
 import {
+  checkTarget,
+  checkTargets,
   isGiven,
   oneOf,
   readCount,
@@ -60,10 +62,20 @@ function command(definition: string, description: string): Command {
   return program.command(definition).description(description);
 }
 
+let usageCode: number = exitCodes.usage;
+
+/** One whose exit code is the command's, so that none of ours may look like one of those, not even for wrong usage. */
+function speaking(name: string, description: string): Command {
+  return command(name, description).exitOverride((error) => {
+    usageCode = exitCodes.ownFailure;
+    throw error;
+  });
+}
+
 // --- start ----------------------------------------------------------------------------------
 
 function starting(name: string, description: string): Command {
-  return command(name, description)
+  return speaking(name, description)
     .argument("<command...>", "the command and its own flags, as they are")
     .passThroughOptions()
     .option("-n, --name <name>", "a name to address it by")
@@ -126,7 +138,7 @@ command("list", "the living processes")
 const LOOKING = "a pid, a name, an id or its beginning";
 
 command("status", "one process and its members; exits 3 when it has ended")
-  .argument("<target>", LOOKING)
+  .argument("<target>", LOOKING, checkTarget)
   .action(async (target: string, options: Common) => {
     await run(options, async (client) => {
       const status = await client.status(await findTarget(client, target));
@@ -136,7 +148,7 @@ command("status", "one process and its members; exits 3 when it has ended")
   });
 
 command("usage", "CPU and memory, measured for a quarter of a second")
-  .argument("<targets...>", LOOKING)
+  .argument("<targets...>", LOOKING, checkTargets)
   .action((targets: string[], options: Common) => {
     const act = async (client: Client, target: string) =>
       client.usage(await findTarget(client, target));
@@ -153,7 +165,7 @@ command("info", "the daemon: version, containment, counts, limits").action(
 );
 
 command("logs", "what a process wrote: its stdout to stdout, its stderr to stderr")
-  .argument("<target>", LOOKING)
+  .argument("<target>", LOOKING, checkTarget)
   .option("--stream <stream>", "only stdout or stderr", oneOf("stdout", "stderr"))
   .option("-n, --lines <count>", "only the last lines", readCount)
   .addOption(
@@ -167,8 +179,8 @@ command("logs", "what a process wrote: its stdout to stdout, its stderr to stder
     });
   });
 
-command("wait", "wait for the end; exits with the process's own code, 128 + N for signal N")
-  .argument("<target>", LOOKING)
+speaking("wait", "wait for the end; exits with the process's own code, 128 + N for signal N")
+  .argument("<target>", LOOKING, checkTarget)
   .option("--timeout <duration>", "exit with 124 when it is over", readDurationMs)
   .action(async (target: string, options: Common & { timeout?: number }) => {
     const { timeout } = options;
@@ -199,7 +211,7 @@ function end(targets: string[], options: Stop): Promise<void> {
 
 command("terminate", "end a whole tree: stop signal, grace, KILL, proof")
   .alias("stop")
-  .argument("<targets...>", ACTING)
+  .argument("<targets...>", ACTING, checkTargets)
   .option("-f, --force", "KILL at once, also in somebody else's grace")
   .option("--grace <duration>", "from the stop signal to KILL, like 5s", readDurationMs)
   .option("--no-wait", "do not wait for the end")
@@ -207,7 +219,7 @@ command("terminate", "end a whole tree: stop signal, grace, KILL, proof")
   .action(end);
 
 command("kill", "terminate --force")
-  .argument("<targets...>", ACTING)
+  .argument("<targets...>", ACTING, checkTargets)
   .option("--no-wait", "do not wait for the end")
   .action((targets: string[], options: Stop) => end(targets, { ...options, force: true }));
 
@@ -217,8 +229,11 @@ command("strays", "living processes that bear our signs and belong to no known p
   .option("--end", "end them: TERM, grace, KILL, proof")
   .option("-f, --force", "with --end: KILL at once")
   .option("--grace <duration>", "with --end: from TERM to KILL (default: 10s)", readDurationMs)
-  .action(async (options: Strays) => {
+  .action(async (options: Strays, self: Command) => {
     const { end: ends = false, force = false, grace } = options;
+    if (!ends && (force || grace !== undefined)) {
+      self.error("error: '--force' and '--grace' are for the end: add '--end'");
+    }
     const plain = { end: ends, force };
     await run(options, async (client) => {
       const found = await client.strays(grace === undefined ? plain : { ...plain, graceMs: grace });
@@ -228,7 +243,7 @@ command("strays", "living processes that bear our signs and belong to no known p
 
 command("signal", "send a signal to the leader, or to the whole tree")
   .argument("<signal>", "like HUP, SIGHUP or 1", readSignal)
-  .argument("<targets...>", ACTING)
+  .argument("<targets...>", ACTING, checkTargets)
   .option("--tree", "to every member")
   .action((signal: Signal, targets: string[], options: Common & { tree?: boolean }) => {
     const to = options.tree ? "tree" : "leader";
@@ -241,7 +256,7 @@ command("signal", "send a signal to the leader, or to the whole tree")
 for (const verb of ["pause", "resume"] as const) {
   const meaning = { pause: "stop a tree where it stands", resume: "let a paused tree go on" };
   command(verb, meaning[verb])
-    .argument("<targets...>", ACTING)
+    .argument("<targets...>", ACTING, checkTargets)
     .action((targets: string[], options: Common) => {
       const act = (client: Client, target: string) => client[verb](readTarget(target));
       const show = (all: Process[]) => all.map(({ pid }) => `${verb}d: PID ${pid}\n`).join("");
@@ -302,7 +317,7 @@ process.stderr.on("error", leave);
 program.parseAsync().catch((error: unknown) => {
   if (!(error instanceof CommanderError)) throw error;
   // Help and version are no errors; without --json commander has printed the text of all others.
-  process.exitCode = error.exitCode === 0 ? 0 : exitCodes.usage;
+  process.exitCode = error.exitCode === 0 ? 0 : usageCode;
   if (error.exitCode === 0 || !asJson) return;
   const isHelp = error.code === "commander.help";
   const message = isHelp ? "a command is missing" : error.message.replace(/^error: /, "");

@@ -1,7 +1,7 @@
 // A command's outcome: calls -> text or JSON -> exit code. Data goes to stdout, chatter and errors to
 // stderr; with --json stdout holds one JSON document and nothing else, errors included.
 
-import { type Client, connect } from "../client.js";
+import { type Client, connect, Refusal } from "../client.js";
 import type { Address } from "../wire.js";
 import { isIdPrefix, readTarget } from "./arguments.js";
 import { listAll } from "./pages.js";
@@ -74,7 +74,11 @@ export function forEach<R>(
 export async function findTarget(client: Client, typed: string): Promise<Address> {
   if (!isIdPrefix(typed)) return readTarget(typed);
   const known = await listAll(client, { all: true });
-  const [id, ...others] = known.map((one) => one.id).filter((one) => one.startsWith(typed));
-  const isName = known.some(({ name }) => name === typed);
-  return isName || id === undefined || others.length > 0 ? readTarget(typed) : { id };
+  if (known.some(({ name }) => name === typed)) return readTarget(typed);
+  const ids = known.map((one) => one.id).filter((one) => one.startsWith(typed));
+  const [id] = ids;
+  if (id !== undefined && ids.length === 1) return { id };
+  const many = ids.length === 0 ? "no id begins" : `${ids.length} ids begin`;
+  const message = `Process not found: nobody is named ${typed}, and ${many} so`;
+  throw new Refusal("process_not_found", message, id === undefined ? {} : { ids });
 }
