@@ -3,21 +3,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
-import { Refusal } from "../client/wire.js";
 import { noCgroup } from "./cage.js";
-import { spawnReady, testProgram } from "./commands.js";
-import { call, theDaemonGoes, visitDaemon } from "./daemon.js";
+import { refusalOf, spawnReady, testProgram } from "./commands.js";
+import { call, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
 import { bearers, isAlive, scenario, scenarioUnless, statFields, until } from "./scenario.js";
-
-async function refusal(promise: Promise<unknown>): Promise<Refusal> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof Refusal) return error;
-    throw error;
-  }
-  throw new Error("expected a refusal");
-}
 
 scenario("the four answers of the contract, word for word, over a bare socket", async (scene) => {
   const { raw } = await visitDaemon(scene);
@@ -232,6 +221,22 @@ scenario(
   },
 );
 
+scenario("an end comes before all that waits for its turn with the tree", async (scene) => {
+  const daemon = await startDaemon(scene, { args: ["--containment", "group"] });
+  const clients = await Promise.all([1, 2, 3].map(() => daemon.connect()));
+  const [client] = clients;
+  if (client === undefined) throw new Error("three are connected");
+  const { id } = await spawnReady(client, ["sh", "-c", "echo ready; exec sleep 1000"]);
+  // Each of them looks through all processes of the machine.
+  const signals = clients.flatMap((one) =>
+    Array.from({ length: 30 }, () => one.signal({ id, signal: "SIGWINCH", to: "tree" })),
+  );
+  await signals[0];
+  equal((await client.terminate({ id })).signal, "SIGTERM");
+  const signaled = (await Promise.all(signals)).map((one) => one.signaled);
+  equal([signaled[0], signaled.includes(0)], [1, true]);
+});
+
 scenario("during a long grace 1,000 status calls of another client are answered", async (scene) => {
   const daemon = await visitDaemon(scene);
   const [one, two] = [await daemon.connect(), await daemon.connect()];
@@ -251,7 +256,7 @@ scenario("a process that ends by itself is refused as already terminated", async
   const client = await (await visitDaemon(scene)).connect();
   const { id, pid } = await client.spawn({ command: ["sh", "-c", "exit 3"] });
   await client.wait({ id });
-  const { kind, facts } = await refusal(client.terminate({ id }));
+  const { kind, facts } = await refusalOf(client.terminate({ id }));
   equal(kind, "already_terminated");
   const { process } = facts as { process: { pid: number; exitCode: number; status: string } };
   equal([process.pid, process.exitCode, process.status], [pid, 3, "exited"]);

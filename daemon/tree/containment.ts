@@ -35,6 +35,8 @@ export interface Containment {
    * left is no error. SIGCONT also ends a pause.
    */
   signal(...signals: Signal[]): Promise<Reach>;
+  /** As `signal`, for an end: whoever waits for a turn with this tree has lost it. */
+  warn(...signals: Signal[]): Promise<Reach>;
   /** SIGKILL to all, also to those that are born meanwhile. */
   kill(): Promise<Reach>;
   /** Keep every member from running, until SIGCONT or SIGKILL. */
@@ -77,13 +79,27 @@ export type Containing = {
   close(): Promise<void>;
 };
 
-/** What is asked of a tree goes on in turns: so a pause comes after the resume that was asked for before it. */
-export function inOrder(tree: Containment): Containment {
+const nobody: Reach = { found: [], reached: 0, refused: [] };
+
+/**
+ * What is asked of a tree goes on in turns: so a pause comes after the resume that was asked for before it. An end
+ * waits for what is under way, not for all that waits: that reaches nobody any more.
+ */
+export function inOrder(tree: Omit<Containment, "warn">): Containment {
   const inTurn = oneAtATime();
+  let ends = 0;
+  const unlessEnded = (job: () => Promise<Reach>) => {
+    const askedAt = ends;
+    return inTurn(async () => (ends === askedAt ? job() : nobody));
+  };
   return {
     ...tree,
-    signal: (...signals) => inTurn(() => tree.signal(...signals)),
-    pause: () => inTurn(() => tree.pause()),
+    signal: (...signals) => unlessEnded(() => tree.signal(...signals)),
+    pause: () => unlessEnded(() => tree.pause()),
+    warn(...signals) {
+      ends += 1;
+      return inTurn(() => tree.signal(...signals));
+    },
   };
 }
 

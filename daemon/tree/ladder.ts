@@ -82,11 +82,15 @@ async function descend(
   let forced = false;
   if (!descent.force) {
     const { stopSignal } = descent;
-    const { found } = await tree.signal(...(stopSignal === null ? [] : [stopSignal]), "SIGCONT");
-    grace.begin();
-    note(found);
-    if (stopSignal !== null) warned();
-    gone = await firstOf(tree.emptied(), grace.passed);
+    const warning = tree.warn(...(stopSignal === null ? [] : [stopSignal]), "SIGCONT");
+    // It waits for a pause under way, and whoever forces does not.
+    const reach = await Promise.race([warning, grace.passed.then(() => null)]);
+    if (reach !== null) {
+      grace.begin();
+      note(reach.found);
+      if (stopSignal !== null) warned();
+      gone = await firstOf(tree.emptied(), grace.passed);
+    }
   }
   if (!gone) {
     // Nobody may be left for it: the last went as the grace ended.
@@ -118,7 +122,8 @@ async function kill(
     round.begin();
     const gone = await firstOf(tree.emptied(), round.passed);
     round.cancel();
-    if (gone) return [];
+    // No news is no proof: the kernel forgets some where there are too many. man 7 inotify, IN_Q_OVERFLOW.
+    if (gone || (await tree.isEmpty())) return [];
     if (performance.now() < endMs) continue;
     const living = (await tree.members()).flatMap((pid) => readStat(pid) ?? []);
     note(living.map(({ pid }) => pid));
@@ -128,7 +133,7 @@ async function kill(
 }
 
 /** Who cannot be found, though something lives: told as little as nobody. */
-const unseen: Survivor = {
+export const unseen: Survivor = {
   pid: 0,
   ppid: 0,
   state: "?",
