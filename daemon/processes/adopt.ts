@@ -9,7 +9,7 @@ import { boundUid } from "../kernel/users.js";
 import type { Recorded } from "../life/records.js";
 import { isFinal } from "../life/state.js";
 import { holdCgroupAgain, listMembers } from "../tree/cgroup.js";
-import type { Containment, Leader } from "../tree/containment.js";
+import { type Containment, holdNobody, type Leader } from "../tree/containment.js";
 import { bearsSign, holdGroup } from "../tree/group.js";
 import { boot, identify, isSame } from "../tree/identity.js";
 import { departed, holdAdopted } from "../tree/leader.js";
@@ -129,9 +129,13 @@ function ownOf(table: Table, { id, spec }: Entry): (one: Seen) => boolean {
   return (one) => inside.has(one.pid) || isSigned(one);
 }
 
-/** In its cgroup, wherever that was made; without one, or when that is gone, by its signs. */
+/**
+ * In its cgroup, wherever that was made; without one by its signs. A cgroup that is gone held nobody: then only a leader
+ * that lives elsewhere, put there by root, is left to be looked for.
+ */
 function holdTree({ tags }: Table, { id, spec }: Entry, leader: Leader): Containment {
   const { room, socket, user } = spec;
   const tree = room === null ? null : holdCgroupAgain(leader, room, id);
+  if (tree === null && room !== null && leader.exit !== null) return holdNobody("cgroup");
   return tree ?? holdGroup({ leader, id, socket, tags, uid: boundUid(user) });
 }
