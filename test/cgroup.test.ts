@@ -1,15 +1,24 @@
 // What others do to the daemon's cgroups: they are its own, but in a tree that everybody of its user can change.
 
-import { readdirSync, rmdirSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
-import { noCgroup, openCgroup } from "./cage.js";
-import { programs, spawnReady } from "./commands.js";
-import { startDaemon } from "./daemon.js";
+import { cgroupOf, isPaused, noCgroup, openCgroup } from "./cage.js";
+import { programs, spawnReady, testProgram } from "./commands.js";
+import { crash, type Daemon, startDaemon } from "./daemon.js";
 import { isAlive, type Scene, scenarioUnless, until, whyNot } from "./scenario.js";
 
 function scenarioOf(name: string, body: (scene: Scene) => Promise<void>): void {
   scenarioUnless(noCgroup, name, body, 60_000);
+}
+
+/** For a daemon in a mount namespace of its own: nobody else is the poorer for it. */
+function makeReadOnly({ pid }: Daemon, folder: string): void {
+  for (const options of ["--bind", "-oremount,bind,ro"]) {
+    const inside = ["nsenter", "--mount", `--target=${pid}`, "mount", options];
+    equal(whyNot([...inside, folder, folder]), null);
+  }
 }
 
 scenarioOf("an empty cgroup of ours that somebody removes is made anew", async (scene) => {
@@ -73,13 +82,64 @@ scenarioOf("a cgroup that cannot be removed ends no daemon", async (scene) => {
   const client = await daemon.connect();
   // While it enters its cgroup it holds a file there open, and nothing can be made read-only.
   const { id, pid } = await spawnReady(client, ["sh", "-c", "echo ready; exec sleep 1000"]);
-  for (const options of ["--bind", "-oremount,bind,ro"]) {
-    const inside = ["nsenter", "--mount", `--target=${daemon.pid}`, "mount", options];
-    equal(whyNot([...inside, folder, folder]), null);
-  }
+  makeReadOnly(daemon, folder);
   process.kill(pid, "SIGKILL");
   is((await client.wait({ id })).process.signal, "SIGKILL");
   const refused = client.spawn({ command: ["true"] });
   match(String(await refused.catch((error: unknown) => error)), /EROFS: cannot make a cgroup/);
   is((await client.info({})).containment, "cgroup");
+});
+
+scenarioOf("where cgroups take no orders any more, trees are ended all the same", async (scene) => {
+  const { prefix, folder } = openCgroup(scene);
+  const daemon = await startDaemon(scene, { prefix: [...prefix, "unshare", "--mount"] });
+  const client = await daemon.connect();
+  const command = testProgram("ignores-term.sh");
+  const stubborn = await spawnReady(client, command);
+  const other = await spawnReady(client, command, { graceMs: 100 });
+  await client.pause({ id: stubborn.id });
+  makeReadOnly(daemon, folder);
+  const members = (await client.status({ id: stubborn.id })).members.map(({ pid }) => pid);
+  const { forced, ended } = await client.terminate({ id: stubborn.id, graceMs: 100 });
+  equal([forced, ended, members.filter(isAlive)], [true, members.length, []]);
+  daemon.child.kill("SIGTERM");
+  equal([await daemon.exited, isAlive(other.pid)], [0, false]);
+});
+
+scenarioOf(
+  "whoever else freezes or thaws a tree, resume and pause mean what they say",
+  async (scene) => {
+    const client = await (await startDaemon(scene)).connect();
+    const { id, pid } = await spawnReady(client, ["sh", "-c", "echo ready; exec sleep 1000"]);
+    const file = join(cgroupOf(pid) ?? "", "cgroup.freeze");
+    await client.pause({ id });
+    writeFileSync(file, "0");
+    await until("somebody has thawed it", () => !isPaused(pid));
+    await client.pause({ id });
+    is(isPaused(pid), true);
+    await client.resume({ id });
+    writeFileSync(file, "1");
+    await until("somebody has frozen it", () => isPaused(pid));
+    await client.resume({ id });
+    await until("it runs", () => !isPaused(pid));
+    equal((await client.terminate({ id })).forced, false);
+  },
+);
+
+scenarioOf("of a tree whose cgroup has gone nobody is looked for elsewhere", async (scene) => {
+  const first = await startDaemon(scene);
+  const command = ["sh", "-c", "echo ready; exec sleep 1000"];
+  const { id, pid } = await spawnReady(await first.connect(), command);
+  const room = cgroupOf(pid) ?? "";
+  // As whatever keeps a daemon of its own hands an environment on.
+  const env = { ...process.env, PROCSUP_ID: id, PROCSUP_SOCKET: first.socket };
+  const stranger = spawn("sleep", ["1000"], { env, detached: true, stdio: "ignore" });
+  scene.after(() => void stranger.kill("SIGKILL"));
+  await crash(first);
+  process.kill(pid, "SIGKILL");
+  await until("its cgroup can be removed", () => whyNot(["rmdir", room]) === null);
+  const client = await (await startDaemon(scene)).connect();
+  equal((await client.status({ id })).status, "exited");
+  equal((await client.strays({})).strays.map((one) => one.pid), [stranger.pid]); // biome-ignore format: one line
+  equal([isAlive(stranger.pid ?? 0), stranger.signalCode], [true, null]);
 });

@@ -20,6 +20,7 @@ import {
   type Survivor,
   startLadder,
   survivalText,
+  unseen,
 } from "../tree/ladder.js";
 import type { Viewer } from "./access.js";
 import {
@@ -197,5 +198,7 @@ export async function endAll(table: Table, wish: { force: boolean }): Promise<Su
   const ends = [...table.entries.values()].filter(hasTree).map(async (entry) => {
     return (await ask(table, entry, wish).outcome).survivors;
   });
-  return (await Promise.all(ends)).flat();
+  const settled = await Promise.allSettled(ends);
+  // What broke a ladder is on record, and somebody may be left.
+  return settled.flatMap((one) => (one.status === "fulfilled" ? one.value : [unseen]));
 }

@@ -100,6 +100,18 @@ function order(folder: string, file: string, word: string): void {
   withReserve(() => writeFileSync(join(folder, file), word));
 }
 
+/** False where nothing can be written: the mount is read-only by now, or the cgroup was removed. */
+function tryOrder(folder: string, file: string, word: string): boolean {
+  try {
+    order(folder, file, word);
+    return true;
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (["EROFS", "EACCES", "EPERM", "ENOENT", "ENODEV"].includes(code)) return false;
+    throw error;
+  }
+}
+
 /** As `listMembers`, of a room: a folder has a link from each below it, and a tree has seldom made any. */
 function membersIn(room: Room): readonly number[] {
   const { folder, self, procs } = room;
@@ -145,10 +157,31 @@ export function holdCgroupAgain(leader: Leader, folder: string, id: string): Con
   }
 }
 
+function has({ events }: Room, key: CgroupEvent): boolean {
+  return hasEvent(readListAgain(events), key);
+}
+
+/** Pauses the tree in a room, and ends a pause, also one that somebody else began. */
+function createFreezer(room: Room, wasPaused: boolean) {
+  const { folder } = room;
+  let isPaused = wasPaused;
+  return {
+    freeze() {
+      order(folder, "cgroup.freeze", "1");
+      isPaused = true;
+    },
+    /** Where that cannot be done, KILL reaches it all the same. */
+    thaw() {
+      if (isPaused || has(room, "frozen")) isPaused = !tryOrder(folder, "cgroup.freeze", "0");
+    },
+  };
+}
+
 function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean): Containment {
   const { folder } = room;
   let emptied: Promise<void> | null = null;
-  let isPaused = wasPaused;
+  const watching = { look: () => {} };
+  const freezer = createFreezer(room, wasPaused);
   let wasKilled = false;
   let isGone = false;
   const isOurs = (pid: number) => isInCgroup(pid, id);
@@ -158,20 +191,14 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
     const pids = membersIn(room);
     return leader.exit !== null || pids.includes(leader.pid) ? pids : [...pids, leader.pid];
   };
-  const freeze = (on: boolean) => {
-    if (isPaused === on || isGone) return;
-    order(folder, "cgroup.freeze", on ? "1" : "0");
-    isPaused = on;
-  };
-  const has = (key: CgroupEvent) => hasEvent(readListAgain(room.events), key);
   /** Once empty it stays so: nobody is left to enter it. */
-  const isEmpty = () => (isGone ||= leader.exit !== null && !has("populated"));
+  const isEmpty = () => (isGone ||= leader.exit !== null && !has(room, "populated"));
   return inOrder({
     kind: "cgroup",
     members: async () => members(),
     async signal(...signals) {
       const reach = await signalEach(leader, members(), isOurs, signals);
-      if (signals.includes("SIGCONT")) freeze(false);
+      if (signals.includes("SIGCONT") && !isGone) freezer.thaw();
       return reach;
     },
     async kill() {
@@ -179,23 +206,28 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
       if (isEmpty()) return { found, reached: 0, refused: [] };
       // On its way in the leader is not a member yet, but its group is it. Then whoever is inside.
       if (leader.exit === null) signalGroup(leader, "SIGKILL");
-      order(folder, "cgroup.kill", "1");
+      const isOrdered = tryOrder(folder, "cgroup.kill", "1");
       // It passes over a zombie whose threads live (kernel: css_task_iter_advance). To look at each of a
       // hundred while they die makes their end a tenth longer: at first nobody is looked at.
-      const zombies = wasKilled ? found.filter(isZombie) : [];
-      await signalEach(leader, zombies, isOurs, ["SIGKILL"]);
+      const others = isOrdered ? (wasKilled ? found.filter(isZombie) : []) : found;
+      const { refused } = await signalEach(leader, others, isOurs, ["SIGKILL"]);
       wasKilled = true;
-      return { found, reached: found.length, refused: [] };
+      return { found, reached: found.length, refused };
     },
     async pause() {
       const found = members();
-      freeze(true);
-      await untilEvent(folder, () => isGone || has("frozen"), FREEZE_MS);
+      if (isGone) return { found, reached: 0, refused: [] };
+      freezer.freeze();
+      await untilEvent(folder, () => isGone || has(room, "frozen"), FREEZE_MS);
       return { found, reached: found.length, refused: [] };
     },
-    isEmpty: async () => isEmpty(),
+    async isEmpty() {
+      const isProven = isEmpty();
+      if (isProven) watching.look();
+      return isProven;
+    },
     emptied() {
-      emptied ??= leader.exited.then(() => untilEvent(folder, isEmpty, Number.POSITIVE_INFINITY));
+      emptied ??= leader.exited.then(() => untilEvent(folder, isEmpty, Infinity, watching));
       return emptied;
     },
     release() {
@@ -262,9 +294,15 @@ export function hasEvent(events: string, key: CgroupEvent): boolean {
 
 /**
  * Resolves once `fact` holds, looked at now and at each change of cgroup.events, or after `limitMs`.
- * The kernel tells of changes at most every 10 ms.
+ * The kernel tells of changes at most every 10 ms, and of none where it has too many to tell: whoever knows better
+ * lets it look by `watching.look`.
  */
-export function untilEvent(folder: string, fact: () => boolean, limitMs: number): Promise<void> {
+export function untilEvent(
+  folder: string,
+  fact: () => boolean,
+  limitMs: number,
+  watching = { look: () => {} },
+): Promise<void> {
   if (fact()) return Promise.resolve();
   return new Promise((resolve, reject) => {
     const look = () => {
@@ -281,6 +319,7 @@ export function untilEvent(folder: string, fact: () => boolean, limitMs: number)
       clearTimeout(timer);
       settle();
     };
+    watching.look = look;
     look(); // once more: it may have changed before the watch stood
   });
 }
