@@ -112,21 +112,36 @@ const siginfo = Buffer.alloc(128);
 /** How a child ended, as waitid has it: an exit code, or the number of the signal that ended it. */
 export type Ended = { by: "code"; code: number } | { by: "signal"; signal: number };
 
+const P_PID = 1;
+const P_PIDFD = 3;
+
 /**
- * The end of a child that has ended; `reap` gives its number back to the kernel, `peek` leaves it a
- * zombie. Throws ECHILD when it is no child of ours, or reaped already. man 2 waitid.
+ * The end of a child that has ended; `reap` gives its number back to the kernel, `peek` leaves it a zombie.
+ * Null when it has not, and while somebody traces it: of such a zombie only the tracer is told, until it has
+ * waited for it or is gone. Throws ECHILD when it is no child of ours, or reaped already. man 2 waitid, ptrace.
  */
-export function waitEnded(pidfd: number, how: "peek" | "reap"): Ended {
-  const P_PIDFD = 3;
-  const WEXITED = 4;
-  const WNOWAIT = 0x01000000;
+export function waitEnded(pidfd: number, how: "peek" | "reap"): Ended | null {
+  if (!wait(P_PIDFD, pidfd, how)) return null;
   const CLD_EXITED = 1;
-  const options = how === "peek" ? WEXITED | WNOWAIT : WEXITED;
-  check(waitidFn(P_PIDFD, pidfd, siginfo, options), "waitid");
   const status = siginfo.readInt32LE(24); // si_status; si_code stands at 8, also on arm64
   return siginfo.readInt32LE(8) === CLD_EXITED
     ? { by: "code", code: status }
     : { by: "signal", signal: status };
+}
+
+/** The same by number, which is nobody else's before we have reaped it; true when that is done. */
+export function reapEnded(pid: number): boolean {
+  return wait(P_PID, pid, "reap");
+}
+
+/** True when there was one, of which `siginfo` tells then. It never waits: libuv makes a pidfd non-blocking. */
+function wait(type: number, id: number, how: "peek" | "reap"): boolean {
+  const WNOHANG = 1;
+  const WEXITED = 4;
+  const WNOWAIT = 0x01000000;
+  const options = WNOHANG | WEXITED | (how === "peek" ? WNOWAIT : 0);
+  check(waitidFn(type, id, siginfo, options), "waitid");
+  return siginfo.readInt32LE(0) !== 0; // si_signo
 }
 
 /** struct pidfd_info as of Linux 6.13, its first version. include/uapi/linux/pidfd.h. */

@@ -1,12 +1,12 @@
 // The first process of a tree, held by a pidfd: how its end is noticed and read. A child of ours is
-// reaped here; one that an earlier daemon started is reaped by whoever inherited it, and its end is
-// read from what the kernel still tells.
+// reaped here, once no tracer keeps it from us; one that an earlier daemon started is reaped by whoever
+// inherited it, and its end is read from what the kernel still tells.
 
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { setTimeout as pause } from "node:timers/promises";
 import { signals } from "../../client/wire.js";
-import { type Ended, fromWaitStatus, pidfdEnded, waitEnded } from "../kernel/native.js";
+import { type Ended, fromWaitStatus, pidfdEnded, reapEnded, waitEnded } from "../kernel/native.js";
 import { hold, isUnreaped, watchEnd } from "../kernel/pidfd.js";
 import { isLiving, isShown, readStat } from "../kernel/procfs.js";
 import type { Exit } from "../life/state.js";
@@ -21,17 +21,41 @@ export function holdChild(pid: number): Leader {
     reap();
     close();
   });
-  let isReaped = false;
+  let isLetGo = false;
   const reap = () => {
-    if (isReaped) return;
-    isReaped = true;
-    waitEnded(pidfd, "reap");
+    if (isLetGo) return;
+    isLetGo = true;
+    if (waitEnded(pidfd, "reap") === null) reapLater(pid);
   };
   const close = watchEnd(pidfd, () => {
-    end(waitEnded(pidfd, "peek"));
+    // Of a traced one /proc tells, at once: who traces it may never let go.
+    end(waitEnded(pidfd, "peek") ?? lookAtEnd(leader)?.ended ?? null);
     setImmediate(reap);
   });
   return leader;
+}
+
+/**
+ * Children that have ended and that a tracer keeps from us. No descriptor holds them (whoever traces its own
+ * processes could use up all): a number that we have not reaped is nobody else's.
+ */
+const traced = new Set<number>();
+const FIRST_LOOK_MS = 10;
+const LAST_LOOK_MS = 60_000;
+let nextLook: NodeJS.Timeout | undefined;
+
+function reapLater(pid: number): void {
+  traced.add(pid);
+  lookIn(FIRST_LOOK_MS);
+}
+
+/** Each pause is twice the last: a debugger may stay for days, and an idle daemon sleeps. */
+function lookIn(waitMs: number): void {
+  clearTimeout(nextLook);
+  nextLook = setTimeout(() => {
+    for (const pid of traced) if (reapEnded(pid)) traced.delete(pid);
+    if (traced.size > 0) lookIn(Math.min(2 * waitMs, LAST_LOOK_MS));
+  }, waitMs).unref();
 }
 
 /**
