@@ -112,8 +112,12 @@ const siginfo = Buffer.alloc(128);
 /** How a child ended, as waitid has it: an exit code, or the number of the signal that ended it. */
 export type Ended = { by: "code"; code: number } | { by: "signal"; signal: number };
 
+const P_ALL = 0;
 const P_PID = 1;
 const P_PIDFD = 3;
+const WNOHANG = 1;
+const WEXITED = 4;
+const WNOWAIT = 0x01000000;
 
 /**
  * The end of a child that has ended; `reap` gives its number back to the kernel, `peek` leaves it a zombie.
@@ -129,16 +133,25 @@ export function waitEnded(pidfd: number, how: "peek" | "reap"): Ended | null {
     : { by: "signal", signal: status };
 }
 
-/** The same by number, which is nobody else's before we have reaped it; true when that is done. */
-export function reapEnded(pid: number): boolean {
-  return wait(P_PID, pid, "reap");
+/** Give the number of a child that has ended back to the kernel; before that it is nobody else's. */
+export function reapEnded(pid: number): void {
+  wait(P_PID, pid, "reap");
 }
 
-/** True when there was one, of which `siginfo` tells then. It never waits: libuv makes a pidfd non-blocking. */
+/** The number of some child that has ended, and is left a zombie; null when there is none to be seen. */
+export function peekEnded(): number | null {
+  const result: number = waitidFn(P_ALL, 0, siginfo, WNOHANG | WEXITED | WNOWAIT);
+  // Without any child, as after most ends; to throw and catch an Error would take ten times the call.
+  if (result < 0 && koffi.errno() === constants.errno.ECHILD) return null;
+  check(result, "waitid");
+  return siginfo.readInt32LE(16) || null; // si_pid
+}
+
+/**
+ * True when there was one, of which `siginfo` tells then. Without WNOHANG it would be EAGAIN where there is none:
+ * libuv makes a pidfd non-blocking.
+ */
 function wait(type: number, id: number, how: "peek" | "reap"): boolean {
-  const WNOHANG = 1;
-  const WEXITED = 4;
-  const WNOWAIT = 0x01000000;
   const options = WNOHANG | WEXITED | (how === "peek" ? WNOWAIT : 0);
   check(waitidFn(type, id, siginfo, options), "waitid");
   return siginfo.readInt32LE(0) !== 0; // si_signo

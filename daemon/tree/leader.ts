@@ -1,12 +1,19 @@
 // The first process of a tree, held by a pidfd: how its end is noticed and read. A child of ours is
-// reaped here, once no tracer keeps it from us; one that an earlier daemon started is reaped by whoever
-// inherited it, and its end is read from what the kernel still tells.
+// reaped here, once no tracer keeps it from us, as is whoever else has become our child; one that an earlier
+// daemon started is reaped by whoever inherited it, and its end is read from what the kernel still tells.
 
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { setTimeout as pause } from "node:timers/promises";
 import { signals } from "../../client/wire.js";
-import { type Ended, fromWaitStatus, pidfdEnded, reapEnded, waitEnded } from "../kernel/native.js";
+import {
+  type Ended,
+  fromWaitStatus,
+  peekEnded,
+  pidfdEnded,
+  reapEnded,
+  waitEnded,
+} from "../kernel/native.js";
 import { hold, isUnreaped, watchEnd } from "../kernel/pidfd.js";
 import { isLiving, isShown, readStat } from "../kernel/procfs.js";
 import type { Exit } from "../life/state.js";
@@ -17,15 +24,19 @@ import { GATE } from "./gate.js";
 export function holdChild(pid: number): Leader {
   const pidfd = hold(pid);
   if (pidfd === null) throw new Error(`the child ${pid} has vanished`);
+  held.add(pid);
   const { leader, end } = createLeader(pid, pidfd, () => {
     reap();
     close();
+    sweepSoon(); // others of its tree may have ended after it
   });
   let isLetGo = false;
   const reap = () => {
     if (isLetGo) return;
     isLetGo = true;
+    held.delete(pid);
     if (waitEnded(pidfd, "reap") === null) reapLater(pid);
+    sweepSoon();
   };
   const close = watchEnd(pidfd, () => {
     // Of a traced one /proc tells, at once: who traces it may never let go.
@@ -34,6 +45,9 @@ export function holdChild(pid: number): Leader {
   });
   return leader;
 }
+
+/** Children whose end is still to be told, or was a moment ago. */
+const held = new Set<number>();
 
 /**
  * Children that have ended and that a tracer keeps from us. No descriptor holds them (whoever traces its own
@@ -53,10 +67,42 @@ function reapLater(pid: number): void {
 function lookIn(waitMs: number): void {
   clearTimeout(nextLook);
   nextLook = setTimeout(() => {
-    for (const pid of traced) if (reapEnded(pid)) traced.delete(pid);
+    sweep();
     if (traced.size > 0) lookIn(Math.min(2 * waitMs, LAST_LOOK_MS));
   }, waitMs).unref();
 }
+
+/** So many in one turn of the event loop: a tree may leave thousands, and nobody is to wait for them. */
+const SWEPT_AT_ONCE = 16;
+let isSweepDue = false;
+
+function sweepSoon(): void {
+  if (!isSweepDue) setImmediate(sweep);
+  isSweepDue = true;
+}
+
+/**
+ * Reap who has ended and is held by nobody: let go by a tracer, or made by a leader as its sibling, which is a
+ * child of ours then (man 2 clone, CLONE_PARENT). The kernel shows one at a time: where that is not for us, no
+ * other is seen, and the next end of a leader is soon enough.
+ */
+function sweep(): void {
+  isSweepDue = false;
+  for (let count = 0; count < SWEPT_AT_ONCE; count++) {
+    const pid = peekEnded();
+    if (pid === null || isReapedElsewhere(pid)) return;
+    reapEnded(pid);
+    traced.delete(pid);
+  }
+  sweepSoon();
+}
+
+/** Node reaps what it has started: it is of our session, and none that descends from a leader ever is. */
+function isReapedElsewhere(pid: number): boolean {
+  return held.has(pid) || readStat(pid)?.session === ownSession;
+}
+
+const ownSession = readStat(process.pid)?.session;
 
 /**
  * Hold a leader that is no child of ours. `pidfd` belongs to it from now on; when that was kept for us
