@@ -2,7 +2,7 @@
 // all that it wrote, and the refusal of a call in one word.
 
 import { execFileSync } from "node:child_process";
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, statSync, writeSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Client } from "../client/client.js";
 import { type Process, Refusal } from "../client/wire.js";
@@ -41,6 +41,27 @@ export function createLatch(scene: Scene): { path: string; open(): void } {
   const fd = openSync(path, "r+");
   scene.after(() => closeSync(fd));
   return { path, open: () => void writeSync(fd, "go\n") };
+}
+
+/**
+ * The command writes `bytes` bytes under a lease on its own output (F_SETLEASE, F_WRLCK), which whoever opens it would
+ * wait 45 s for; it gives the lease up, and lives on, once the latch is open. man 2 fcntl.
+ */
+export function leasing(bytes: number, latch: { path: string }): string[] {
+  const script = [
+    '$SIG{IO} = "IGNORE"; open(F, "+>>", "/proc/self/fd/1") or die $!; close(STDOUT);',
+    "select(undef, undef, undef, 0.001) until fcntl(F, 1024, 1);", // not while others have it open
+    'syswrite(F, "123456789\n" x ($ARGV[0] / 10));',
+    'open(LATCH, "<", $ARGV[1]) or die $!; <LATCH>; fcntl(F, 1024, 2) or die $!; sleep',
+  ];
+  return ["perl", "-e", script.join(" "), String(bytes), latch.path];
+}
+
+/** What becomes of a lease on that file: `BREAKING` once somebody has tried to open it. man 5 proc_locks. */
+export function leaseOn(path: string): "ACTIVE" | "BREAKING" | null {
+  const lease = new RegExp(`LEASE +(ACTIVE|BREAKING) .*:${statSync(path).ino} `);
+  const [, state] = lease.exec(readFileSync("/proc/locks", "latin1")) ?? [];
+  return state === "ACTIVE" || state === "BREAKING" ? state : null;
 }
 
 /** All that a command writes to its stdout until its end. */

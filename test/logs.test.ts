@@ -1,11 +1,11 @@
 // Output as it is read back: by offset, by last lines, and by those who follow it.
 
-import { writeFileSync } from "node:fs";
+import { statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, ok } from "uvu/assert";
-import { createLatch, spawnReady } from "./commands.js";
+import { createLatch, leaseOn, leasing, refusalOf, spawnReady } from "./commands.js";
 import { startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { scenario, until } from "./scenario.js";
+import { scenario, until, within } from "./scenario.js";
 
 scenario("logs are read by offset, to the byte, and by last lines", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
@@ -60,6 +60,30 @@ scenario("the last lines of a large file are found without reading it all", asyn
   is((await client.logs({ id, tailLines: 2 })).text, "999999\n1000000\n");
   const many = await client.logs({ id, tailLines: 100_000, maxBytes: 1024 });
   ok(many.text.startsWith("900001\n900002\n"));
+});
+
+scenario("a lease of a command's on its own output holds up nobody else", async (scene) => {
+  // Without cgroups terminate needs the threads that a file is opened on, too.
+  const daemon = await startDaemon(scene, { args: ["--containment", "group"] });
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const other = await spawnReady(client, ["sh", "-c", "echo ready; exec sleep 1000"]);
+  const { id } = await client.spawn({ command: leasing(10, latch) });
+  const path = join(daemon.state, "output", `${id}.stdout`);
+  await until("it has written under its lease", () => statSync(path).size === 10);
+  const readers = await Promise.all(Array.from({ length: 8 }, () => daemon.connect()));
+  const refusals = Promise.all(readers.map((reader) => refusalOf(reader.logs({ id }))));
+  await within(5_000, "others are served", async () => {
+    is((await client.logs({ id: other.id })).text, "ready\n");
+    is((await client.terminate({ id: other.id })).status, "terminated");
+  });
+  for (const { kind, facts } of await refusals) {
+    equal([kind, facts], ["permission_denied", { id, stream: "stdout", errno: "EAGAIN" }]);
+  }
+  is(leaseOn(path), "BREAKING");
+  latch.open();
+  await until("the lease is given up", () => leaseOn(path) === null);
+  is((await client.logs({ id })).text, "123456789\n");
 });
 
 scenario(

@@ -9,7 +9,7 @@ import { limits } from "../client/wire.js";
 import { capOutput } from "../daemon/output/cap.js";
 import type { OutputFolder } from "../daemon/output/output.js";
 import { readOutput } from "../daemon/output/reading.js";
-import { createLatch } from "./commands.js";
+import { createLatch, leaseOn, leasing } from "./commands.js";
 import { call, type Daemon, type StartOptions, startDaemon } from "./daemon.js";
 import { bearers, type Scene, scenario, scenarioUnless, until, whyNot } from "./scenario.js";
 
@@ -162,6 +162,23 @@ function isWatched(pid: number, inode: number): boolean {
   const mark = ` ino:${inode.toString(16)} `;
   return spawnSync("grep", ["-rqs", mark, `/proc/${pid}/fdinfo`]).status === 0;
 }
+
+scenario("the cap waits for no lease, and takes hold once it is given up", async (scene) => {
+  const daemon = await startCapped(scene);
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const { id } = await client.spawn({ command: leasing(4 * CAP, latch) });
+  const size = Math.floor((4 * CAP) / 10) * 10;
+  await until("it has written under its lease", () => fileOf(daemon, id).size === size);
+  const { path } = fileOf(daemon, id);
+  await until("the cap has met the lease", () => leaseOn(path) === "BREAKING");
+  const other = await spawnShell(client, `${numbered(0, LINES - 1)}; exec sleep 1000`);
+  await untilCapped(daemon, other, 10 * LINES);
+  is(leaseOn(path), "BREAKING");
+  ok(fileOf(daemon, id).diskBytes >= size);
+  latch.open();
+  await untilCapped(daemon, id, size);
+});
 
 scenario("a stream at rest is watched, and a busy one is not", async (scene) => {
   const daemon = await startCapped(scene);

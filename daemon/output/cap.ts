@@ -2,13 +2,20 @@
 // offsets stay true for ever. A stream at rest costs nothing, a busy one a look every quarter second.
 
 import { fstatSync, ftruncateSync, statSync, writeSync } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import type { Stream } from "../../client/wire.js";
 import { punchHole } from "../kernel/files.js";
 import { isWithoutWatch } from "../kernel/reserve.js";
 import { createSlices, oneAtATime } from "../runtime/slices.js";
 import { watchGrowth } from "./growth.js";
-import { BLOCK_BYTES, freedBytes, type OutputFolder, outputFile, streams } from "./output.js";
+import {
+  BLOCK_BYTES,
+  freedBytes,
+  type OutputFolder,
+  openOutput,
+  outputFile,
+  streams,
+} from "./output.js";
 
 /** From one look at what grows to the next: the cap holds within this, plus the time to free. */
 const LOOK_MS = 250;
@@ -33,42 +40,22 @@ type Capped = { readonly folder: OutputFolder; readonly id: string; readonly str
  * write, we would be as busy as the writer.
  */
 function capStream(capped: Capped): () => void {
-  const { capBytes } = capped.folder;
   const path = outputFile(capped.folder, capped.id, capped.stream);
   const complain = createComplaint(capped);
+  const freeing = createFreeing(capped, path, complain, () => wake());
   let size = -1; // of no file, so that the first look finds it changed
-  let freed = 0;
-  let isDue = false;
   let isOver = false;
   let unwatch: (() => void) | null = null;
 
-  const enforce = async (): Promise<void> => {
-    if (isDue) return;
-    isDue = true;
-    try {
-      freed = await inTurn(() => {
-        isDue = false; // what comes after this is for the next turn
-        return free(capped, path);
-      });
-      complain(null);
-    } catch (error) {
-      complain(error as NodeJS.ErrnoException);
-    }
-  };
-  const hold = (now: number): void => {
-    if (now < size) {
-      // Emptied by whoever opened it anew: nothing of it is freed any more.
-      freed = 0;
-      capped.folder.freed.delete(path);
-    }
-    if (now - freed > capBytes) void enforce();
-  };
   const look = (): void => {
     try {
       const now = sizeOf(path);
       if (now === null) busy.delete(look);
-      else hold(now);
-      if (now === size && !isOver) rest();
+      else freeing.hold(now, size);
+      if (now === size && !freeing.isHeldUp()) {
+        if (isOver) busy.delete(look);
+        else rest();
+      }
       size = now ?? 0;
     } catch (error) {
       complain(error as NodeJS.ErrnoException);
@@ -84,7 +71,7 @@ function capStream(capped: Capped): () => void {
   const wake = (): void => {
     unwatch?.();
     unwatch = null;
-    if (!isOver) lookSoon(look);
+    lookSoon(look);
   };
   lookSoon(look);
   return () => {
@@ -93,6 +80,43 @@ function capStream(capped: Capped): () => void {
     busy.delete(look);
     look();
   };
+}
+
+type Complaint = ReturnType<typeof createComplaint>;
+
+/** Frees the file as it grows; `again` asks for another look when a lease on it held that up. */
+function createFreeing(capped: Capped, path: string, complain: Complaint, again: () => void) {
+  const { capBytes, freed: known } = capped.folder;
+  let freed = 0;
+  let isDue = false;
+  let isLeased = false;
+
+  const enforce = async (): Promise<void> => {
+    if (isDue) return;
+    isDue = true;
+    try {
+      freed = await inTurn(() => {
+        isDue = false; // what comes after this is for the next turn
+        return free(capped, path);
+      });
+      isLeased = false;
+      complain(null);
+    } catch (error) {
+      isLeased = (error as NodeJS.ErrnoException).code === "EAGAIN";
+      if (isLeased) again(); // nobody is told when a lease ends
+      complain(error as NodeJS.ErrnoException);
+    }
+  };
+  const hold = (now: number, before: number): void => {
+    if (now < before) {
+      // Emptied by whoever opened it anew: nothing of it is freed any more.
+      freed = 0;
+      known.delete(path);
+    }
+    if (now - freed > capBytes) void enforce();
+    else isLeased = false;
+  };
+  return { hold, isHeldUp: () => isLeased };
 }
 
 /** Null where there is no such file: the process has none of that stream, or was forgotten. */
@@ -166,7 +190,7 @@ const inTurn = oneAtATime();
 /** Free what lies beyond the cap; how many bytes have been freed in all. */
 async function free(capped: Capped, path: string): Promise<number> {
   const { capBytes, punches } = capped.folder;
-  const handle = await open(path, "r+");
+  const handle = await openOutput(path, "change");
   try {
     const { size, blksize } = await handle.stat();
     const freed = await freedBytes(capped.folder, path, handle);

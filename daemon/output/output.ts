@@ -1,7 +1,7 @@
 // The output of processes: files that the children themselves append to. Output never passes through
 // the daemon on its way to disk. What lies in a file is reading.ts's, how much of it cap.ts's.
 
-import { closeSync, fchownSync, openSync, watch } from "node:fs";
+import { closeSync, constants, fchownSync, openSync, watch } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { type OutputMode, Refusal, type Stream } from "../../client/wire.js";
@@ -146,6 +146,15 @@ export async function outputSize(
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return 0;
     throw error;
   }
+}
+
+/**
+ * Open the file of a stream. Rejects with EAGAIN while its command holds a lease on it, as any may: without O_NONBLOCK
+ * that is waited for, 45 s, on a thread of the pool that everybody needs. man 2 fcntl, Leases.
+ */
+export function openOutput(path: string, access: "read" | "change"): Promise<FileHandle> {
+  const { O_RDONLY, O_RDWR, O_NONBLOCK } = constants;
+  return open(path, (access === "read" ? O_RDONLY : O_RDWR) | O_NONBLOCK);
 }
 
 /**

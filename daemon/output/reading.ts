@@ -1,9 +1,10 @@
 // Reading output back, by byte offset or by last lines: where reading may begin, and where a slice is
 // cut. Nothing is read that is not needed, and of what was freed not a byte is told.
 
-import { type FileHandle, open } from "node:fs/promises";
-import type { Stream } from "../../client/wire.js";
-import { freedBytes, type OutputFolder, outputFile } from "./output.js";
+import type { FileHandle } from "node:fs/promises";
+import { setTimeout as pause } from "node:timers/promises";
+import { Refusal, type Stream } from "../../client/wire.js";
+import { freedBytes, type OutputFolder, openOutput, outputFile } from "./output.js";
 
 export type Slice = { text: string; from: number; next: number; oldest: number; atEnd: boolean };
 
@@ -20,14 +21,36 @@ const TAIL_BYTES = 8 * 1024 * 1024;
 const BLOCK_BYTES = 64 * 1024;
 const NEWLINE = 10;
 
-/** The file, or null when this process has none for that stream (`merged`, `null`, never ran). */
-async function openForReading(path: string): Promise<FileHandle | null> {
-  try {
-    return await open(path, "r");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
+/** Whoever heeds the signal that somebody opens a leased file has given the lease up by then. */
+const LEASE_MS = 100;
+const LOOK_AGAIN_MS = 10;
+
+/**
+ * The file, or null when this process has none for that stream (`merged`, `null`, never ran). Refusals:
+ * `permission_denied` while its command does not give up a lease on it.
+ */
+async function openForReading(
+  folder: OutputFolder,
+  id: string,
+  stream: Stream,
+): Promise<FileHandle | null> {
+  const endMs = performance.now() + LEASE_MS;
+  for (;;) {
+    try {
+      return await openOutput(outputFile(folder, id, stream), "read");
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "ENOENT") return null;
+      if (code !== "EAGAIN") throw error;
+      if (performance.now() > endMs) throw leased(id, stream, error);
+    }
+    await pause(LOOK_AGAIN_MS);
   }
+}
+
+function leased(id: string, stream: Stream, cause: unknown): Refusal {
+  const message = `A process holds a lease on the ${stream} of ${id}: it can be read once that is given up, or broken by the kernel`;
+  return new Refusal("permission_denied", message, { id, stream, errno: "EAGAIN" }, { cause });
 }
 
 /**
@@ -35,6 +58,7 @@ async function openForReading(path: string): Promise<FileHandle | null> {
  * `from` below `oldest` begins at `oldest`, which is a line's beginning where a line was freed in part.
  * No character is split between two reads; bytes that are no UTF-8 come as U+FFFD, offsets count
  * them truly. `writing` says that more may come, so that an unfinished character is waited for.
+ * Refusals: those of `openForReading`.
  */
 export async function readOutput(
   folder: OutputFolder,
@@ -44,7 +68,7 @@ export async function readOutput(
   writing: boolean,
 ): Promise<Slice> {
   const path = outputFile(folder, id, stream);
-  const handle = await openForReading(path);
+  const handle = await openForReading(folder, id, stream);
   if (handle === null) return { text: "", from: 0, next: 0, oldest: 0, atEnd: true };
   try {
     for (let freed = await freedBytes(folder, path, handle); ; ) {
