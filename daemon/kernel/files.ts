@@ -28,11 +28,11 @@ export function makeFolder(path: string, mode: number): void {
 const fallocateFn = libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)");
 const lseekFn = libc.func("int64_t lseek(int fd, int64_t offset, int whence)");
 
-/** The result of a call on a thread of the pool, and its errno. */
+/** The result of a call on a thread of the pool, rounded beyond 2^53, and its errno. */
 function inPool(fn: ReturnType<typeof libc.func>, ...args: number[]): Promise<[number, number]> {
   return new Promise((resolve, reject) => {
-    fn.async(...args, (error: Error | null, result: number) => {
-      if (error === null) resolve([result, koffi.errno()]);
+    fn.async(...args, (error: Error | null, result: number | bigint) => {
+      if (error === null) resolve([Number(result), koffi.errno()]);
       else reject(error);
     });
   });
@@ -52,15 +52,15 @@ export async function punchHole(fd: number, offset: number, length: number): Pro
 }
 
 /**
- * The offset of the first byte that lies in no hole; null when there is none. Where a file system
- * does not tell, 0: everything is data. Moves the file's own offset. man 2 lseek.
+ * The offset of the first byte from there on that lies in no hole; null when there is none. Where a file system
+ * does not tell, `from`: everything is data. Moves the file's own offset. man 2 lseek.
  */
-export async function firstData(fd: number): Promise<number | null> {
+export async function firstData(fd: number, from: number): Promise<number | null> {
   const SEEK_DATA = 3;
-  const [result, errno] = await inPool(lseekFn, fd, 0, SEEK_DATA);
+  const [result, errno] = await inPool(lseekFn, fd, from, SEEK_DATA);
   if (result >= 0) return result;
   if (errno === constants.errno.ENXIO) return null;
-  if (errno === constants.errno.EINVAL) return 0;
+  if (errno === constants.errno.EINVAL) return from;
   throw failure("lseek", errno);
 }
 

@@ -4,13 +4,14 @@
 import { fstatSync, ftruncateSync, statSync, writeSync } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import type { Stream } from "../../client/wire.js";
-import { punchHole } from "../kernel/files.js";
+import { firstData, punchHole } from "../kernel/files.js";
 import { isWithoutWatch } from "../kernel/reserve.js";
 import { createSlices, oneAtATime } from "../runtime/slices.js";
 import { watchGrowth } from "./growth.js";
 import {
   BLOCK_BYTES,
   freedBytes,
+  LAST_OFFSET,
   type OutputFolder,
   openOutput,
   outputFile,
@@ -201,12 +202,23 @@ async function free(capped: Capped, path: string): Promise<number> {
       return end;
     }
     const end = endOfFreed(size, capBytes, Math.max(BLOCK_BYTES, blksize));
-    for (let at = freed; at < end; at += PUNCH_BYTES) {
-      await punchHole(handle.fd, at, Math.min(PUNCH_BYTES, end - at));
-    }
+    await punch(handle.fd, freed, end);
     return end;
   } finally {
     await handle.close();
+  }
+}
+
+/**
+ * A hole is passed at once: a command can have made one of exabytes. It is punched, too, since blocks that were
+ * allocated ahead (fallocate) count as a hole.
+ */
+async function punch(fd: number, from: number, end: number): Promise<void> {
+  for (let at = from; at < end; ) {
+    const data = Math.min((await firstData(fd, at)) ?? end, end);
+    const next = data > at ? data : Math.min(at + PUNCH_BYTES, end);
+    await punchHole(fd, at, next - at);
+    at = next;
   }
 }
 
@@ -233,13 +245,14 @@ async function truncate(
 ): Promise<number> {
   const { fd } = handle;
   const length = Math.min(TAIL_BYTES, folder.capBytes / 2);
-  const from = fstatSync(fd).size - length;
+  const from = endOf(fd) - length;
   const tail = await handle.read(Buffer.allocUnsafe(length), 0, length, from);
-  let end = fstatSync(fd).size;
+  let end = endOf(fd);
   for (let slipped = 1; slipped > 0; end += slipped) {
     ftruncateSync(fd, 0);
     slipped = fstatSync(fd).size;
   }
+  end = Math.min(end, LAST_OFFSET);
   ftruncateSync(fd, end);
   const isWhole = end === from + tail.bytesRead;
   if (isWhole) writeSync(fd, tail.buffer, 0, tail.bytesRead, from);
@@ -247,4 +260,8 @@ async function truncate(
   const lost = { id, stream, lost: begin - freed };
   folder.log.warning("output was truncated: its file system cannot punch holes", lost);
   return begin;
+}
+
+function endOf(fd: number): number {
+  return Math.min(fstatSync(fd).size, LAST_OFFSET);
 }

@@ -32,6 +32,9 @@ export const streams: readonly Stream[] = ["stdout", "stderr"];
 /** What is freed is a multiple of this: the block of nearly every file system. */
 export const BLOCK_BYTES = 4096;
 
+/** Beyond it no offset is an exact number: a command can make its file longer, but nobody reads on there. */
+export const LAST_OFFSET = Number.MAX_SAFE_INTEGER;
+
 /** Make `path` ready, readable by this user only. Throws CannotStart. */
 export async function openOutputFolder(
   path: string,
@@ -134,14 +137,14 @@ export async function removeOutput(folder: OutputFolder, id: string): Promise<vo
   }
 }
 
-/** The size of a stream so far; 0 when there is no such file. */
+/** The size of a stream so far, as far as it can be read; 0 when there is no such file. */
 export async function outputSize(
   folder: OutputFolder,
   id: string,
   stream: Stream,
 ): Promise<number> {
   try {
-    return (await stat(outputFile(folder, id, stream))).size;
+    return Math.min((await stat(outputFile(folder, id, stream))).size, LAST_OFFSET);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return 0;
     throw error;
@@ -168,8 +171,9 @@ export async function freedBytes(
 ): Promise<number> {
   const { size, blocks } = await handle.stat();
   if (size <= LEAST_OUTPUT_BYTES) return 0;
-  if (folder.punches) return (await firstData(handle.fd)) ?? size;
-  const known = folder.freed.get(path) ?? (await guessFreed(handle, size, blocks * 512));
+  if (folder.punches) return (await firstData(handle.fd, 0)) ?? size;
+  const end = Math.min(size, LAST_OFFSET);
+  const known = folder.freed.get(path) ?? (await guessFreed(handle, end, blocks * 512));
   folder.freed.set(path, known);
   return Math.min(known, size);
 }

@@ -4,7 +4,7 @@
 import type { FileHandle } from "node:fs/promises";
 import { setTimeout as pause } from "node:timers/promises";
 import { Refusal, type Stream } from "../../client/wire.js";
-import { freedBytes, type OutputFolder, openOutput, outputFile } from "./output.js";
+import { freedBytes, LAST_OFFSET, type OutputFolder, openOutput, outputFile } from "./output.js";
 
 export type Slice = { text: string; from: number; next: number; oldest: number; atEnd: boolean };
 
@@ -89,8 +89,8 @@ async function readSlice(
   { from: wanted = 0, tailLines, maxBytes, cut = "character" }: Range,
   writing: boolean,
 ): Promise<Slice> {
-  const { size } = await handle.stat();
-  const oldest = freed === 0 ? 0 : await firstLine(handle, Math.min(freed, size));
+  const size = Math.min((await handle.stat()).size, LAST_OFFSET);
+  const oldest = freed === 0 ? 0 : await firstLine(handle, Math.min(freed, size), size);
   const from =
     tailLines === undefined
       ? Math.min(Math.max(wanted, oldest), size)
@@ -111,8 +111,8 @@ async function readAt(handle: FileHandle, position: number, length: number): Pro
 const LINE_BYTES = 8 * 1024;
 
 /** The first line that is still whole, else the first character. */
-async function firstLine(handle: FileHandle, freed: number): Promise<number> {
-  const block = await readAt(handle, freed, LINE_BYTES);
+async function firstLine(handle: FileHandle, freed: number, size: number): Promise<number> {
+  const block = await readAt(handle, freed, Math.min(LINE_BYTES, size - freed));
   const line = block.indexOf(NEWLINE) + 1;
   if (line > 0 && line < block.length) return freed + line;
   const character = block.subarray(0, LONGEST).findIndex((byte) => !isContinuation(byte));
