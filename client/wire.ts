@@ -177,7 +177,12 @@ export const methods = {
       addressed({
         stream: v.optional(stream, "stdout"),
         from: v.optional(v.pipe(wholeNumber, v.description("byte offset"))),
-        tailLines: v.optional(wholeNumber),
+        tailLines: v.optional(
+          v.pipe(
+            wholeNumber,
+            v.description("the last so many lines, or fewer: as many as begin in the last 8 MiB"),
+          ),
+        ),
         maxBytes: v.optional(
           v.pipe(integer, v.minValue(4), v.maxValue(limits.logBytes)),
           64 * 1024,

@@ -62,6 +62,27 @@ scenario("the last lines of a large file are found without reading it all", asyn
   ok(many.text.startsWith("900001\n900002\n"));
 });
 
+scenario("last lines of more than 8 MiB begin with a whole line or character", async (scene) => {
+  const client = await (await visitDaemon(scene)).connect();
+  const written = async (script: string, tailLines: number) => {
+    const { id } = await client.spawn({ command: ["sh", "-c", script] });
+    await client.wait({ id });
+    return client.logs({ id, tailLines });
+  };
+  const tail = 8 * 1024 * 1024;
+  // Lines of ten bytes: that floor lies in one.
+  const lines = await written("seq -f %09.0f 0 999999", 900_000);
+  is(lines.from, Math.ceil((10_000_000 - tail) / 10) * 10);
+  is(Number(lines.text.slice(0, 9)), lines.from / 10);
+  // Of eight: it lies where one begins.
+  const even = await written("yes 1234567 | head -c 16000000", 1_999_999);
+  equal([even.from, even.text.slice(0, 8)], [16_000_000 - tail, "1234567\n"]);
+  // Without lines, of three: it lies in a character.
+  const wide = await written("yes € | tr -d '\\n' | head -c 9000000", 1);
+  equal([wide.from % 3, wide.text[0], wide.text.includes("\ufffd")], [0, "€", false]);
+  ok(wide.from >= 9_000_000 - tail - 3 && wide.from <= 9_000_000 - tail + 3);
+});
+
 scenario("a lease of a command's on its own output holds up nobody else", async (scene) => {
   // Without cgroups terminate needs the threads that a file is opened on, too.
   const daemon = await startDaemon(scene, { args: ["--containment", "group"] });

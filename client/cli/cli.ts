@@ -167,7 +167,7 @@ command("info", "the daemon: version, containment, counts, limits").action(
 command("logs", "what a process wrote: its stdout to stdout, its stderr to stderr")
   .argument("<target>", LOOKING, checkTarget)
   .option("--stream <stream>", "only stdout or stderr", oneOf("stdout", "stderr"))
-  .option("-n, --lines <count>", "only the last lines", readCount)
+  .option("-n, --lines <count>", "only the last lines, of the last 8 MiB", readCount)
   .addOption(
     new Option("--since-start", "all that is kept (the default without -n)").conflicts("lines"),
   )

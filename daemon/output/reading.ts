@@ -107,19 +107,22 @@ async function readAt(handle: FileHandle, position: number, length: number): Pro
   return buffer.subarray(0, bytesRead);
 }
 
-/** How far behind what was freed a line's beginning is looked for. */
+/** How far behind what was freed, or is not looked at, a line's beginning is looked for. */
 const LINE_BYTES = 8 * 1024;
 
 /** The first line that is still whole, else the first character. */
-async function firstLine(handle: FileHandle, freed: number, size: number): Promise<number> {
-  const block = await readAt(handle, freed, Math.min(LINE_BYTES, size - freed));
+async function firstLine(handle: FileHandle, from: number, size: number): Promise<number> {
+  const block = await readAt(handle, from, Math.min(LINE_BYTES, size - from));
   const line = block.indexOf(NEWLINE) + 1;
-  if (line > 0 && line < block.length) return freed + line;
+  if (line > 0 && line < block.length) return from + line;
   const character = block.subarray(0, LONGEST).findIndex((byte) => !isContinuation(byte));
-  return freed + Math.max(0, character);
+  return from + Math.max(0, character);
 }
 
-/** The offset of the last `lines` lines, found from the end; the file's last newline starts no line. */
+/**
+ * The offset of the last `lines` lines, found from the end, or of as many as lie in TAIL_BYTES; the file's last newline
+ * starts no line.
+ */
 async function startOfTail(
   handle: FileHandle,
   oldest: number,
@@ -138,7 +141,8 @@ async function startOfTail(
       if (missing === 0) return start + at + 1;
     }
   }
-  return floor;
+  // Below the floor there is more. A byte before it, lest a line that begins right there be passed over.
+  return floor === oldest ? oldest : await firstLine(handle, floor - 1, size);
 }
 
 function wholeBytes(bytes: Buffer, cut: "character" | "line"): number {
