@@ -8,8 +8,16 @@ import { equal, is, match, ok } from "uvu/assert";
 import { type Process, Refusal } from "../client/wire.js";
 import { containments } from "./cage.js";
 import { outputOf } from "./commands.js";
-import { call, crash, type Raw, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
-import { isAlive, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
+import {
+  call,
+  crash,
+  daemonFile,
+  type Raw,
+  startDaemon,
+  theDaemonGoes,
+  visitDaemon,
+} from "./daemon.js";
+import { isAlive, scenario, scenarioUnless, until, whyNot } from "./scenario.js";
 
 /** A user's number that no account has. */
 const NOBODY = 54_321;
@@ -224,14 +232,17 @@ scenario("the output files are for the daemon's user alone", async (scene) => {
   is(await outputOf(client, { command }), "600\n700\n");
 });
 
+/** Allowed to read, wherever this repository lies. man 7 capabilities. */
+const reading = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"];
+const asUser = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups", ...reading];
+
 // Root is above that limit, so it is another user's daemon. man 2 setrlimit, RLIMIT_NPROC.
 scenarioUnless(
-  unlessRoot("to start a daemon of somebody else"),
+  whyNot([...asUser, process.execPath, daemonFile, "--version"]),
   "where no process more may begin the daemon says so, and ends those that have",
   async (scene) => {
     chownSync(scene.folder, NOBODY, NOBODY);
-    const as = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"];
-    const prefix = [...as, "prlimit", "--nproc=30:30"];
+    const prefix = [...asUser, "prlimit", "--nproc=30:30"];
     const client = await (await startDaemon(scene, { prefix })).connect();
     const begun: Process[] = [];
     const refusal = await until("no more may begin", async () => {
