@@ -9,7 +9,7 @@ import { limits } from "../client/wire.js";
 import { capOutput } from "../daemon/output/cap.js";
 import type { OutputFolder } from "../daemon/output/output.js";
 import { readOutput } from "../daemon/output/reading.js";
-import { createLatch, leaseOn, leasing } from "./commands.js";
+import { createLatch, leaseOn, leasing, refusalOf } from "./commands.js";
 import { call, type Daemon, type StartOptions, startDaemon } from "./daemon.js";
 import {
   bearers,
@@ -19,6 +19,7 @@ import {
   statFields,
   until,
   whyNot,
+  within,
 } from "./scenario.js";
 
 const CAP = 1024 * 1024;
@@ -296,6 +297,52 @@ scenario("a follower is told whole lines, and a line that stays unfinished", asy
   equal(texts, ["one\ntwo\n", "thr", "ee\n"]);
 });
 
+scenario("a follower hears once of its file, however often that is written to", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const lines = "for n in $(seq 100); do echo 123456789; done";
+  const id = await spawnShell(client, `read _ <${latch.path}; ${lines}; exec sleep 1000`);
+  let told = 0;
+  client.onEvent((event) => {
+    if (event.event === "output") told = event.next;
+  });
+  await client.subscribe({ id, output: true });
+  const isItsFileWatched = () => isWatched(daemon.pid, fileOf(daemon, id).ino);
+  is(isItsFileWatched(), true);
+  scene.after(() => void process.kill(daemon.pid, "SIGCONT"));
+  process.kill(daemon.pid, "SIGSTOP");
+  await until("the daemon stands still", () => statFields(daemon.pid)?.[0] === "T");
+  latch.open();
+  await until("all is written", () => fileOf(daemon, id).size === 1_000);
+  // A watch that is gone tells of nothing more, whatever is written.
+  is(isItsFileWatched(), false);
+  process.kill(daemon.pid, "SIGCONT");
+  await until("it is told all", () => told === 1_000);
+  await until("its file is watched again", isItsFileWatched);
+});
+
+scenario("who writes by turns to both streams and is followed holds up nobody", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const [follower, other] = [await daemon.connect(), await daemon.connect()];
+  const heard = new Set<string>();
+  follower.onEvent((event) => {
+    if (event.event === "output") heard.add(`${event.stream} of ${event.id}`);
+  });
+  // Several, so that there is one to write at every moment.
+  for (let n = 0; n < 3; n++) {
+    const id = await spawnShell(other, "while :; do echo; echo >&2; done");
+    await follower.subscribe({ id, output: true });
+  }
+  for (let round = 0; round < 2; round++) {
+    heard.clear();
+    await until("both streams of each are told", () => heard.size === 6);
+    await within(5_000, "a hundred answers", async () => {
+      for (let n = 0; n < 100; n++) is((await other.list({})).processes.length, 3);
+    });
+  }
+});
+
 // --- where something is missing -------------------------------------------------------------
 
 const NO_WATCHES = 'echo 0 >/proc/sys/user/max_inotify_watches && exec "$@"';
@@ -319,6 +366,43 @@ scenarioUnless(noUserSpace, WITHOUT_WATCHES, async (scene) => {
     daemon.log.filter((line) => line.includes("cannot hold the cap")),
     [],
   );
+});
+
+/** From now on, in the user namespace of a daemon that has one to itself. */
+function allowWatches({ pid }: Daemon, most: number): void {
+  const argv = [
+    "-U",
+    "-t",
+    String(pid),
+    "sh",
+    "-c",
+    `echo ${most} >/proc/sys/user/max_inotify_watches`,
+  ];
+  const { status, stderr } = spawnSync("nsenter", argv, { encoding: "utf8" });
+  if (status !== 0) throw new Error(`nsenter: ${stderr}`);
+}
+
+const WATCH_TAKEN = "a follower whose watch has gone to others goes on, and a new one is refused";
+
+scenarioUnless(noUserSpace, WATCH_TAKEN, async (scene) => {
+  const env = { PROCSUP_CONTAINMENT: "group" };
+  const daemon = await startDaemon(scene, { prefix: ["unshare", "-Ur"], env });
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const id = await spawnShell(client, `while read -r word <${latch.path}; do echo "$word"; done`);
+  let heard = 0;
+  client.onEvent((event) => void (event.event === "output" && heard++));
+  await client.subscribe({ id, output: true });
+  allowWatches(daemon, 0);
+  for (const count of [1, 2, 3]) {
+    latch.open();
+    await until(`line ${count} is told`, () => heard === count);
+  }
+  const another = await spawnShell(client, "exec sleep 1000");
+  const { kind, facts } = await refusalOf(client.subscribe({ id: another, output: true }));
+  equal([kind, facts], ["limit_exceeded", { limit: "inotify", errno: "ENOSPC" }]);
+  allowWatches(daemon, 100);
+  await until("it is watched again", () => isWatched(daemon.pid, fileOf(daemon, id).ino));
 });
 
 /** The state is on a file system of that type. */

@@ -1,6 +1,6 @@
 // The output of a process on its way to a subscription, as it is written. It knows output only by offset.
 
-import { limits, type Stream } from "../../client/wire.js";
+import { limits, Refusal, type Stream } from "../../client/wire.js";
 import { type OutputFolder, outputSize, streams, watchOutput } from "../output/output.js";
 import { readOutput, type Slice } from "../output/reading.js";
 import { type Feed, type Follower, isHeld, type Subscription } from "./feed.js";
@@ -54,6 +54,7 @@ function followStream(
   start: number,
 ): Follower | null {
   const torn = createPause(() => wake());
+  const watch = createWatch(folder, source.id, stream, () => wake());
   let from = start;
   let busy = false;
   let pumped = Promise.resolve();
@@ -61,6 +62,7 @@ function followStream(
   let over = false;
 
   async function pass(): Promise<void> {
+    watch.again(); // before it looks: what is written after that is told
     const range = { from, maxBytes: limits.logBytes, cut: "line" } as const;
     const isWriting = source.isWriting();
     const slice = await readOutput(folder, source.id, stream, range, isWriting);
@@ -86,35 +88,67 @@ function followStream(
   }
   async function pump(): Promise<void> {
     busy = true;
-    try {
-      do {
-        again = false;
-        await pass();
-      } while (again && !over);
-    } catch (error) {
-      source.failed(error as Error);
-    }
+    do {
+      again = false;
+      await pass().catch((error: Error) => source.failed(error));
+    } while (again && !over);
     busy = false;
   }
   const wake = () => {
     again = true;
     if (!busy && !over) pumped = pump();
   };
-  const close = watchOutput(folder, source.id, stream, wake);
-  if (close === null) return null;
+  if (!watch.begin()) return null;
   wake();
   return {
     finish: () => {
-      close();
+      watch.end();
       wake();
       return pumped;
     },
     stop: () => {
       over = true;
       torn.end();
-      close();
+      watch.end();
     },
   };
+}
+
+/** A watch goes with each change, and others may take it: until there is one again a follower looks by itself. */
+const BLIND_MS = 250;
+
+/**
+ * Calls `changed` once after `begin`, and once after each `again`. `begin` is false where there is no such
+ * stream, and throws `limit_exceeded` when there is no watch for it.
+ */
+function createWatch(folder: OutputFolder, id: string, stream: Stream, changed: () => void) {
+  let unwatch: (() => void) | null = null;
+  let timer: NodeJS.Timeout | undefined;
+  let isOver = false;
+  const told = () => {
+    unwatch = null;
+    changed();
+  };
+  const begin = (): boolean => {
+    unwatch ??= watchOutput(folder, id, stream, told);
+    return unwatch !== null;
+  };
+  const again = (): void => {
+    if (isOver) return;
+    clearTimeout(timer);
+    try {
+      begin();
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      timer = setTimeout(changed, BLIND_MS).unref();
+    }
+  };
+  const end = (): void => {
+    isOver = true;
+    clearTimeout(timer);
+    unwatch?.();
+  };
+  return { begin, again, end };
 }
 
 /** The beginning of a line that may be going on: all there is, and no newline behind it. */

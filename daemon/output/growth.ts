@@ -1,5 +1,5 @@
-// Who wants to know when a file at rest grows: one inotify instance for all of them, a one-shot watch for
-// each. The kernel drops a watch at its first event, so that a busy writer wakes us once. man 7 inotify.
+// Who wants to know when a file grows: one inotify instance for all of them, a one-shot watch for each file.
+// The kernel drops a watch at its first event, so that a busy writer wakes us once. man 7 inotify.
 
 import { closeSync } from "node:fs";
 import { inotifyAdd, inotifyInit, inotifyRemove } from "../kernel/files.js";
@@ -11,30 +11,37 @@ const IN_ONESHOT = 0x8000_0000;
 /** Bytes of an event, without the name that only a folder's have. */
 const EVENT_BYTES = 16;
 
-type Growth = { readonly fd: number; readonly waiting: Map<number, () => void> };
+/** By the number of their watch: for a file that is watched already the kernel says the same one again. */
+type Waiting = Map<number, Set<() => void>>;
+type Growth = { readonly fd: number; readonly waiting: Waiting };
 
 /** Kept once it is open: to close it blocks for the kernel's next grace period, 10 to 25 ms. */
 let growth: Growth | null = null;
 
 /**
- * Call `grown` once, when `path` is written to or truncated next. The function returned gives the watch
- * back. Throws ENOENT where there is no such file, ENOSPC or EMFILE when the system has no watch left.
- * For a file that is watched already, the second takes the place of the first.
+ * Call `grown` once, when `path` is written to or truncated next; of one file each function waits but once.
+ * The function returned gives the watch back. Throws ENOENT where there is no such file, ENOSPC or EMFILE
+ * when the system has no watch left.
  */
 export function watchGrowth(path: string, grown: () => void): () => void {
   growth ??= openGrowth();
   const { fd, waiting } = growth;
   const watch = inotifyAdd(fd, path, IN_MODIFY | IN_ONESHOT);
-  waiting.set(watch, grown);
+  const those = waiting.get(watch) ?? new Set();
+  waiting.set(watch, those.add(grown));
   return () => {
-    if (waiting.delete(watch)) inotifyRemove(fd, watch);
+    those.delete(grown);
+    // Told, and waiting again, another may have the same number: the kernel keeps a watch whose event it dropped.
+    if (those.size > 0 || waiting.get(watch) !== those) return;
+    waiting.delete(watch);
+    inotifyRemove(fd, watch);
   };
 }
 
 /** It keeps no program alive. */
 function openGrowth(): Growth {
   const fd = inotifyInit();
-  const waiting = new Map<number, () => void>();
+  const waiting: Waiting = new Map();
   const handle = new Pipe(0);
   const failed = handle.open(fd) || handle.readStart();
   if (failed !== 0) {
@@ -43,9 +50,9 @@ function openGrowth(): Growth {
   }
   handle.onread = (bytes) => {
     for (const watch of watchesIn(Buffer.from(bytes ?? new ArrayBuffer(0)), waiting)) {
-      const grown = waiting.get(watch);
+      const those = waiting.get(watch) ?? [];
       waiting.delete(watch);
-      grown?.();
+      for (const grown of those) grown();
     }
   };
   handle.unref();
@@ -53,7 +60,7 @@ function openGrowth(): Growth {
 }
 
 /** Whose event came; all of them when some were dropped. */
-function watchesIn(events: Buffer, waiting: Growth["waiting"]): number[] {
+function watchesIn(events: Buffer, waiting: Waiting): number[] {
   const watches: number[] = [];
   for (let at = 0; at + EVENT_BYTES <= events.length; ) {
     const mask = events.readUInt32LE(at + 4);

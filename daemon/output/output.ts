@@ -1,15 +1,17 @@
 // The output of processes: files that the children themselves append to. Output never passes through
 // the daemon on its way to disk. What lies in a file is reading.ts's, how much of it cap.ts's.
 
-import { closeSync, constants, fchownSync, openSync, watch } from "node:fs";
+import { closeSync, constants, fchownSync, openSync } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { type OutputMode, Refusal, type Stream } from "../../client/wire.js";
 import { firstData, makeFolder, punchHole } from "../kernel/files.js";
+import { isWithoutWatch } from "../kernel/reserve.js";
 import { CannotStart } from "../runtime/claim.js";
 import { openStream } from "../runtime/journald.js";
 import type { Log } from "../runtime/log.js";
 import { LEAST_OUTPUT_BYTES } from "../runtime/settings.js";
+import { watchGrowth } from "./growth.js";
 
 /** A place for the output of many processes: `<folder>/<id>.stdout` and `.stderr`. */
 export type OutputFolder = {
@@ -195,24 +197,21 @@ async function guessFreed(handle: FileHandle, size: number, diskBytes: number): 
 }
 
 /**
- * Call `changed` whenever a stream may have grown, from inotify (man 7 inotify), never by polling.
- * The function returned stops it. Null when this process has no such stream. Throws
- * `limit_exceeded` when the system has no watch to give.
+ * Call `grown` once, when a stream is written to or emptied next; the function returned takes that back.
+ * Null when this process has no such stream. Throws `limit_exceeded` when the system has no watch to give.
  */
 export function watchOutput(
   folder: OutputFolder,
   id: string,
   stream: Stream,
-  changed: () => void,
+  grown: () => void,
 ): (() => void) | null {
   try {
-    const watcher = watch(outputFile(folder, id, stream), changed);
-    watcher.on("error", changed);
-    return () => watcher.close();
+    return watchGrowth(outputFile(folder, id, stream), grown);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
+    const { code = "" } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") return null;
-    if (code !== "ENOSPC" && code !== "EMFILE") throw error;
+    if (!isWithoutWatch(error)) throw error;
     throw noWatchLeft(code, error);
   }
 }
