@@ -183,6 +183,18 @@ for (const containment of containments) {
   );
 }
 
+scenario("what an earlier version has let in lives on", async (scene) => {
+  const first = await startDaemon(scene);
+  const { id } = await (await first.connect()).spawn({ command: ["sleep", "1000"] });
+  await crash(first);
+  rewriteJournal(first.state, (value) => {
+    if (!("spec" in value)) return value;
+    return { ...value, spec: { ...Object(value.spec), command: ["sleep", "1000", "\ud800"] } };
+  });
+  const client = await (await startDaemon(scene)).connect();
+  equal((await client.status({ id })).status, "running");
+});
+
 scenario("a leader that was reaped at once has ended all the same", async (scene) => {
   // Whose CHLD is ignored has its children reaped by the kernel, before anybody sees a zombie.
   const script = "sleep 1000 & echo $!; exec env --ignore-signal=CHLD sleep 1000";

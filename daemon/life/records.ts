@@ -7,7 +7,7 @@
 
 import { crc32 } from "node:zlib";
 import * as v from "valibot";
-import { command, containment, durationMs, id, name, pid, signal } from "../../client/shapes.js";
+import { containment, durationMs, id, name, pid, signal } from "../../client/shapes.js";
 import { isFinal, type State, step } from "./state.js";
 
 const string = v.string();
@@ -17,7 +17,8 @@ const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 /** What was asked for at spawn, as far as it is still needed, and where it may be found again. */
 const specShape = v.strictObject({
   name: v.nullable(name),
-  command,
+  // What is refused today was run by an earlier version, and may live.
+  command: v.array(string),
   cwd: string,
   user: string,
   owner: v.strictObject({ uid: count, name: v.nullable(string) }),
