@@ -126,6 +126,28 @@ scenarioOf(
   },
 );
 
+scenarioOf(
+  "who lives in a cgroup that is not to be seen any more is adopted all the same",
+  async (scene) => {
+    const first = await startDaemon(scene);
+    const script = "setsid sleep 1000 & echo ready; exec sleep 1000";
+    const before = await first.connect();
+    const { id, pid } = await spawnReady(before, ["sh", "-c", script], { strays: "keep" });
+    process.kill(pid, "SIGKILL");
+    const [stray] = await until("its stray alone lives", async () => {
+      const { members } = await before.status({ id });
+      return members.length === 1 && members;
+    });
+    await crash(first);
+    const unmount = ["unshare", "--mount", "sh", "-c", 'umount -a -t cgroup2 && exec "$@"', "sh"];
+    const client = await (await startDaemon(scene, { prefix: unmount })).connect();
+    const now = await client.status({ id });
+    equal([now.status, now.members.map((member) => member.pid)], ["running", [stray?.pid]]);
+    is((await client.terminate({ id })).ended, 1);
+    is(isAlive(stray?.pid ?? 0), false);
+  },
+);
+
 scenarioOf("of a tree whose cgroup has gone nobody is looked for elsewhere", async (scene) => {
   const first = await startDaemon(scene);
   const command = ["sh", "-c", "echo ready; exec sleep 1000"];

@@ -9,7 +9,7 @@ import { boundUid } from "../kernel/users.js";
 import type { Recorded } from "../life/records.js";
 import { isFinal } from "../life/state.js";
 import { holdCgroupAgain, listMembers } from "../tree/cgroup.js";
-import { type Containment, holdNobody, type Leader } from "../tree/containment.js";
+import type { Containment, Leader } from "../tree/containment.js";
 import { bearsSign, holdGroup } from "../tree/group.js";
 import { boot, identify, isSame } from "../tree/identity.js";
 import { departed, holdAdopted } from "../tree/leader.js";
@@ -130,12 +130,12 @@ function ownOf(table: Table, { id, spec }: Entry): (one: Seen) => boolean {
 }
 
 /**
- * In its cgroup, wherever that was made; without one by its signs. A cgroup that is gone held nobody: then only a leader
- * that lives elsewhere, put there by root, is left to be looked for.
+ * In its cgroup, wherever that was made; without one by its signs. Where a cgroup is not to be seen any more, the kernel
+ * still says who is in it: of those without their leader no other is believed, whatever signs were handed on to it.
  */
 function holdTree({ tags }: Table, { id, spec }: Entry, leader: Leader): Containment {
   const { room, socket, user } = spec;
   const tree = room === null ? null : holdCgroupAgain(leader, room, id);
-  if (tree === null && room !== null && leader.exit !== null) return holdNobody("cgroup");
-  return tree ?? holdGroup({ leader, id, socket, tags, uid: boundUid(user) });
+  const inside = room !== null && leader.exit !== null;
+  return tree ?? holdGroup({ leader, id, socket, tags, uid: boundUid(user), inside });
 }

@@ -103,22 +103,6 @@ export function inOrder(tree: Omit<Containment, "warn">): Containment {
   };
 }
 
-/** The tree of which it is proven that nobody is left: whoever bears its signs now is somebody else's. */
-export function holdNobody(kind: ContainmentKind): Containment {
-  const reachNobody = async () => nobody;
-  return {
-    kind,
-    members: async () => [],
-    signal: reachNobody,
-    warn: reachNobody,
-    kill: reachNobody,
-    pause: reachNobody,
-    isEmpty: async () => true,
-    emptied: () => Promise.resolve(),
-    release: () => undefined,
-  };
-}
-
 /**
  * Send `signals` to each of `members`: the leader through its own pidfd, everybody else through a new
  * one, after `isOurs` has been asked of the process that it holds.

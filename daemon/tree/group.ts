@@ -2,7 +2,7 @@
 // bear. Whoever sheds all of them at once is lost to it, which is why it is called "group", not more.
 
 import { reachesGroups, signalGroup } from "../kernel/pidfd.js";
-import { isLiving, readStat, runsAs } from "../kernel/procfs.js";
+import { isInCgroup, isLiving, readStat, runsAs } from "../kernel/procfs.js";
 import { type Lane, turn } from "../runtime/slices.js";
 import type { Containing, Containment, Leader } from "./containment.js";
 import { holdFound } from "./found.js";
@@ -16,7 +16,7 @@ export function groups(tags: Tags, socket: string): Containing {
     room: () => null,
     prepare: (id, uid) => ({
       enter: (image) => image,
-      hold: (leader) => holdGroup({ leader, id, socket, tags, uid }),
+      hold: (leader) => holdGroup({ leader, id, socket, tags, uid, inside: false }),
       abandon: () => undefined,
     }),
     rooms: () => [],
@@ -29,8 +29,11 @@ export function groups(tags: Tags, socket: string): Containing {
 /** What members of a tree bear: its tag, or a mark that names `id` and `socket`. */
 type Signs = { id: string; socket: string; tags: Tags };
 
-/** `uid` is everybody's, null where members may become others. */
-type Tree = Signs & { leader: Leader; uid: number | null };
+/**
+ * `uid` is everybody's, null where members may become others; `inside` says that all of them are in the cgroup of that id,
+ * which is not to be seen.
+ */
+type Tree = Signs & { leader: Leader; uid: number | null; inside: boolean };
 
 /**
  * Who bears the tree's tag, or its mark and no other's tag: environments are handed on (PM2 gives what
@@ -66,7 +69,7 @@ export function holdGroup(tree: Tree): Containment {
 /** By tag, mark, group, session or earlier knowledge; then whoever descends from those. */
 function membersAmong(
   all: readonly Seen[],
-  { leader, uid, ...signs }: Tree,
+  { leader, uid, inside, ...signs }: Tree,
   known: ReadonlyMap<number, number>,
 ): Seen[] {
   const isSigned = bearsSign(signs);
@@ -77,7 +80,8 @@ function membersAmong(
     known.get(one.pid) === one.startTicks;
   // Anybody can forge a sign, nobody another's uid. The leader has it only after its descent.
   const isTheirs = ({ pid }: Seen) =>
-    uid === null || (pid === leader.pid && leader.exit === null) || runsAs(pid, uid);
+    (!inside || isInCgroup(pid, signs.id)) &&
+    (uid === null || (pid === leader.pid && leader.exit === null) || runsAs(pid, uid));
   const members = new Set(all.filter((one) => isOne(one) && isTheirs(one)));
   const children = groupByParent(all.filter((one) => !members.has(one)));
   for (const member of members) {
