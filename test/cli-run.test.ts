@@ -61,6 +61,14 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   });
 }
 
+scenario("run ends its tree when nobody reads what it prints any more", async (scene) => {
+  const script = "echo ready; while :; do echo more; sleep 0.1; done";
+  const foreground = await runUntilReady(scene, await setUp(scene), ["sh", "-c", script]);
+  foreground.child.stdout?.destroy();
+  is((await foreground.said).code, 128 + 13);
+  equal(foreground.pids.filter(isAlive), []);
+});
+
 scenario("run interrupted twice ends its tree by force", async (scene) => {
   const desk = await setUp(scene);
   const command = testProgram("counts-term.sh", join(scene.folder, "terms"));

@@ -22,7 +22,7 @@ import {
   readTarget,
   type Start,
 } from "./arguments.js";
-import { runInForeground } from "./foreground.js";
+import { endForeground, runInForeground } from "./foreground.js";
 import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import { type Common, findTarget, forEach, run, say } from "./outcome.js";
@@ -307,10 +307,16 @@ program.hook("preAction", (_, chosen) => {
 });
 
 /** Whoever reads has gone, as `head` when it has enough: end without a word, as SIGPIPE would. */
-function leave({ code, message }: NodeJS.ErrnoException): never {
-  if (code !== "EPIPE") process.stderr.write(`procsup: cannot write: ${message}\n`);
-  process.exit(code === "EPIPE" ? 128 + constants.signals.SIGPIPE : 1);
+function leave({ code, message }: NodeJS.ErrnoException): void {
+  if (isLeaving) return;
+  isLeaving = true;
+  const go = () => {
+    if (code !== "EPIPE") process.stderr.write(`procsup: cannot write: ${message}\n`);
+    process.exit(code === "EPIPE" ? 128 + constants.signals.SIGPIPE : 1);
+  };
+  void endForeground().then(go, go); // nobody can be told what that came to
 }
+let isLeaving = false;
 process.stdout.on("error", leave);
 process.stderr.on("error", leave);
 

@@ -21,17 +21,34 @@ export async function runInForeground(
   json: boolean,
 ): Promise<Ran> {
   const spawned = client.spawn(params);
-  const { failed, forget } = onInterruption(async (force) => {
+  const end = async (force: boolean) => {
     const { id } = await spawned;
     await client.terminate({ id, force });
-  });
+  };
+  const { failed, forget } = onInterruption(end);
+  underWay = () => end(false);
   const ran = async () => {
     const { id } = await spawned;
-    const output = await showLogs(client, { id }, { follow: true, json });
-    const { process } = await client.wait({ id });
+    // Asked at once: at its end it may be forgotten soon.
+    const [{ process }, output] = await Promise.all([
+      client.wait({ id }),
+      showLogs(client, { id }, { follow: true, json }),
+    ]);
     return { process, output };
   };
-  return Promise.race([ran(), failed]).finally(forget);
+  return Promise.race([ran(), failed]).finally(() => {
+    forget();
+    underWay = null;
+  });
+}
+
+let underWay: (() => Promise<void>) | null = null;
+
+/** For want of a reader this program has to go: what runs in the foreground ends first, else it would run on unseen. */
+export async function endForeground(): Promise<void> {
+  const end = underWay;
+  underWay = null;
+  await end?.();
 }
 
 /** `failed` rejects with what an interruption came to, if that is no end. */
