@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { equal, is, ok } from "uvu/assert";
 import type { Event } from "../client/client.js";
-import { createLatch, refusalOf } from "./commands.js";
+import { createLatch, kindOf, refusalOf } from "./commands.js";
 import { call, type Daemon, startDaemon } from "./daemon.js";
 import {
   fileOf,
@@ -122,6 +122,37 @@ scenario("who writes by turns to both streams and is followed holds up nobody", 
       for (let n = 0; n < 100; n++) is((await other.list({})).processes.length, 3);
     });
   }
+});
+
+/** Writes under a lease on its own output, once the latch is open, and gives it up at the next word. */
+const LEASING = [
+  '$SIG{IO} = "IGNORE"; open(F, "+>>", "/proc/self/fd/1") or die $!; close(STDOUT);',
+  "select(undef, undef, undef, 0.001) until fcntl(F, 1024, 1);",
+  'syswrite(STDERR, "leased"); open(LATCH, "<", $ARGV[0]) or die $!; <LATCH>;',
+  'syswrite(F, "written"); syswrite(STDERR, " written"); <LATCH>; fcntl(F, 1024, 2); sleep',
+].join(" ");
+
+scenario("what was written under a lease is told once that is given up", async (scene) => {
+  const daemon = await startDaemon(scene);
+  const client = await daemon.connect();
+  const latch = createLatch(scene);
+  const { id } = await client.spawn({ command: ["perl", "-e", LEASING, latch.path] });
+  const said = async () => (await client.logs({ id, stream: "stderr" })).text;
+  await until("it has its lease", async () => (await said()) === "leased");
+  const texts: string[] = [];
+  client.onEvent((one) => {
+    if (one.event === "output" && one.stream === "stdout") texts.push(one.text);
+  });
+  await client.subscribe({ id, output: true });
+  const complaints = () => daemon.log.filter((line) => line.includes("cannot follow output"));
+  await until("its follower is locked out", () => complaints().length > 0);
+  latch.open();
+  await until("it has written", async () => (await said()) === "leased written");
+  // Whoever asks now gives up later than the follower, which was woken by the write.
+  is(await kindOf(client.logs({ id })), "permission_denied");
+  latch.open();
+  await until("that is told", () => texts.join("") === "written");
+  is(complaints().length, 1);
 });
 
 /** From now on, in the user namespace of a daemon that has one to itself. */

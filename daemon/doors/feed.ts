@@ -202,7 +202,9 @@ async function tellEnd(feed: Feed, subscription: Subscription, event: Event): Pr
     await following.catch(() => undefined); // whoever subscribed was told
     await Promise.all(followers.map((follower) => follower.finish()));
   }
-  while (isHeld(feed, subscription) && !listener.notify(event)) await listener.writable();
+  // What was missed is told first: nothing comes after the end.
+  const isTold = () => subscription.dropped === 0 && listener.notify(event);
+  while (isHeld(feed, subscription) && !isTold()) await listener.writable();
 }
 
 function tell(feed: Feed, subscription: Subscription, event: Event): void {

@@ -56,9 +56,6 @@ function followStream(
   const torn = createPause(() => wake());
   const watch = createWatch(folder, source.id, stream, () => wake());
   let from = start;
-  let busy = false;
-  let pumped = Promise.resolve();
-  let again = false;
   let over = false;
 
   async function pass(): Promise<void> {
@@ -73,7 +70,7 @@ function followStream(
   /** Emptied by whoever opened it anew, or for a moment while its cap was held: that is over now. */
   async function beginAnew(): Promise<void> {
     if ((await outputSize(folder, source.id, stream)) < from) from = 0;
-    again = true;
+    wake();
   }
   async function send({ text, next, ...slice }: Slice): Promise<void> {
     if (over) return;
@@ -84,27 +81,21 @@ function followStream(
       if (over || listener.closed) return;
     }
     from = next;
-    if (!slice.atEnd) again = true;
+    if (!slice.atEnd) wake();
   }
-  async function pump(): Promise<void> {
-    busy = true;
-    do {
-      again = false;
-      await pass().catch((error: Error) => source.failed(error));
-    } while (again && !over);
-    busy = false;
-  }
-  const wake = () => {
-    again = true;
-    if (!busy && !over) pumped = pump();
-  };
+  // Tried again soon: its command may hold a lease on the file, of whose end nobody is told.
+  const tellOnce = createComplaint(source.failed, watch.later);
+  const { wake, rest } = createPump(
+    () => pass().then(tellOnce.succeeded, tellOnce.failed),
+    () => over,
+  );
   if (!watch.begin()) return null;
   wake();
   return {
     finish: () => {
       watch.end();
       wake();
-      return pumped;
+      return rest();
     },
     stop: () => {
       over = true;
@@ -114,11 +105,46 @@ function followStream(
   };
 }
 
-/** A watch goes with each change, and others may take it: until there is one again a follower looks by itself. */
+/** One pass after the other, and one more for whoever woke it meanwhile; `rest` resolves when it is done. */
+function createPump(pass: () => Promise<void>, isOver: () => boolean) {
+  let isBusy = false;
+  let isDue = false;
+  let pumped = Promise.resolve();
+  const pump = async (): Promise<void> => {
+    isBusy = true;
+    do {
+      isDue = false;
+      await pass();
+    } while (isDue && !isOver());
+    isBusy = false;
+  };
+  const wake = (): void => {
+    isDue = true;
+    if (!isBusy && !isOver()) pumped = pump();
+  };
+  return { wake, rest: () => pumped };
+}
+
+/** Tells of the first of several failures in a row, and asks for another try after each. */
+function createComplaint(tell: (error: Error) => void, tryLater: () => void) {
+  let isTold = false;
+  return {
+    succeeded: (): void => {
+      isTold = false;
+    },
+    failed: (error: Error): void => {
+      if (!isTold) tell(error);
+      isTold = true;
+      tryLater();
+    },
+  };
+}
+
+/** How soon a follower looks by itself, where others have taken its watch, which goes with each change, or a read failed. */
 const BLIND_MS = 250;
 
 /**
- * Calls `changed` once after `begin`, and once after each `again`. `begin` is false where there is no such
+ * Calls `changed` once after `begin`, once after each `again`, and soon after `later`. `begin` is false where there is no such
  * stream, and throws `limit_exceeded` when there is no watch for it.
  */
 function createWatch(folder: OutputFolder, id: string, stream: Stream, changed: () => void) {
@@ -133,6 +159,10 @@ function createWatch(folder: OutputFolder, id: string, stream: Stream, changed: 
     unwatch ??= watchOutput(folder, id, stream, told);
     return unwatch !== null;
   };
+  const later = (): void => {
+    clearTimeout(timer);
+    if (!isOver) timer = setTimeout(changed, BLIND_MS).unref();
+  };
   const again = (): void => {
     if (isOver) return;
     clearTimeout(timer);
@@ -140,7 +170,7 @@ function createWatch(folder: OutputFolder, id: string, stream: Stream, changed: 
       begin();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      timer = setTimeout(changed, BLIND_MS).unref();
+      later();
     }
   };
   const end = (): void => {
@@ -148,7 +178,7 @@ function createWatch(folder: OutputFolder, id: string, stream: Stream, changed: 
     clearTimeout(timer);
     unwatch?.();
   };
-  return { begin, again, end };
+  return { begin, again, later, end };
 }
 
 /** The beginning of a line that may be going on: all there is, and no newline behind it. */
