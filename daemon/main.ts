@@ -81,7 +81,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
     if (departure.how === "ended") removeSocket();
     server.close();
     await untilTold(feed, LAST_REPLIES_MS);
-    await closeConnections(LAST_REPLIES_MS);
+    await closeConnections(LAST_REPLIES_MS, departure.how === "ended");
     if (departure.how === "left") process.exit(0);
     await table.containing.close();
     process.exit(departure.survivors === 0 ? 0 : 1);

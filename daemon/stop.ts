@@ -9,7 +9,7 @@ import type { Manager } from "./runtime/systemd.js";
 import type { Survivor } from "./tree/ladder.js";
 
 /** What is left of a stop's time for KILL, last replies and the exit. */
-const RESERVE_MS = 8_000;
+const RESERVE_MS = 10_000;
 
 type House = { table: Table; manager: Manager; unit: Unit };
 

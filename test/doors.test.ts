@@ -45,10 +45,10 @@ async function serveShort(
   );
   scene.after(async () => {
     server.close();
-    await close(0);
+    await close(0, false);
   });
   await new Promise<void>((ready) => server.listen(socket, ready));
-  return { socket, close };
+  return { socket, close: (graceMs) => close(graceMs, false) };
 }
 
 scenario("a bug is a 500 with a reference and nothing else", async (scene) => {

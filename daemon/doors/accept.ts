@@ -3,7 +3,7 @@
 
 import type { Server, Socket } from "node:net";
 import { type Limits, limits, Refusal } from "../../client/wire.js";
-import type { Door, Visitor } from "./connection.js";
+import type { Door, Finish, Visitor } from "./connection.js";
 
 /** Who has connected, as the kernel has it, or why nobody is let in. */
 export type Guest<C> = { readonly refusal: Refusal } | Visitor<C>;
@@ -12,7 +12,7 @@ export type Doors<C> = { readonly line: Door<C>; readonly http: Door<C> };
 
 /** How those inside are asked to go, and how many each user has. */
 type Inside = {
-  readonly finishers: Map<Socket, () => void>;
+  readonly finishers: Map<Socket, Finish>;
   readonly perUser: Map<number, number>;
 };
 
@@ -24,14 +24,14 @@ const TURNED_AWAY = 64;
 
 /**
  * Serve the connections of `server`, which is told to pause them at first. The function returned ends
- * them all once their replies are written, or after `graceMs`.
+ * them all once their replies are written, or after `graceMs`; `mayAsk` lets those ask on who were just told something.
  */
 export function serve<C>(
   server: Server,
   doors: Doors<C>,
   welcome: (socket: Socket) => Guest<C>,
   bounds: Limits = limits,
-): (graceMs: number) => Promise<void> {
+): (graceMs: number, mayAsk: boolean) => Promise<void> {
   const inside: Inside = { finishers: new Map(), perUser: new Map() };
   let turnedAway = 0;
   const turnAway = (socket: Socket, refusal: Refusal) => {
@@ -73,7 +73,7 @@ export function serve<C>(
     if (guest.patience.isOver()) void guest.patience.turn().then(listen);
     else listen();
   });
-  return (graceMs) => closeAll(inside, graceMs);
+  return (graceMs, mayAsk) => closeAll(inside, graceMs, mayAsk);
 }
 
 const tooFaulty = new Refusal(
@@ -132,12 +132,12 @@ function seeOff(socket: Socket, withinMs: number): void {
   socket.resume();
 }
 
-async function closeAll({ finishers }: Inside, graceMs: number): Promise<void> {
+async function closeAll({ finishers }: Inside, graceMs: number, mayAsk: boolean): Promise<void> {
   // What has been sent by now lies in the kernel: two turns take it in, first bytes and the rest.
   for (let turns = 0; turns < 2; turns++) await new Promise(setImmediate);
   const closed = [...finishers].map(([socket, finish]) => {
     const gone = new Promise<void>((resolve) => socket.once("close", () => resolve()));
-    finish();
+    finish(mayAsk);
     return gone;
   });
   const timer = setTimeout(() => {

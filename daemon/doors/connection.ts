@@ -17,13 +17,15 @@ export type Visitor<C> = {
   callerOf(listener: Listener): C;
 };
 
+export type Finish = (mayAsk: boolean) => void;
+
 /** A way in, for those whose first bytes are in its language. */
 export type Door<C> = {
   /**
    * Take a connection over, its first bytes in hand. The function returned ends it as soon as what was
-   * asked is answered.
+   * asked is answered, or a little later where whoever was just told something may ask about it.
    */
-  open(socket: Socket, first: Buffer, visitor: Visitor<C>): () => void;
+  open(socket: Socket, first: Buffer, visitor: Visitor<C>): Finish;
   /** Say no, and nothing more. */
   refuse(socket: Socket, refusal: Refusal): void;
 };

@@ -42,9 +42,9 @@ type Connection = {
 };
 
 /** At the end of the daemon, whoever was told something so lately may ask on, for the last output of what has ended, say, */
-const LAST_ASK_MS = 100;
+const LAST_ASK_MS = 300;
 /** for so long. */
-const LAST_ASKS_MS = 500;
+const LAST_ASKS_MS = 600;
 
 /** Lines taken of one connection before the others get their turn and backpressure is looked at. */
 const LINES_A_TURN = 4;
@@ -55,7 +55,7 @@ export function createLineDoor<C>(answer: Answer<C>): Door<C> {
     open(socket, first, visitor) {
       const connection = connect(socket, visitor, answer);
       receive(connection, first);
-      return () => finish(connection, performance.now() + LAST_ASKS_MS);
+      return (mayAsk) => finish(connection, mayAsk ? performance.now() + LAST_ASKS_MS : 0);
     },
     refuse: (socket, refusal) => void socket.end(refusalLine(refusal)),
   };
