@@ -133,9 +133,12 @@ export function waitEnded(pidfd: number, how: "peek" | "reap"): Ended | null {
     : { by: "signal", signal: status };
 }
 
-/** Give the number of a child that has ended back to the kernel; before that it is nobody else's. */
-export function reapEnded(pid: number): void {
-  wait(P_PID, pid, "reap");
+/**
+ * Give the number of a child that has ended back to the kernel; before that it is nobody else's. False while a tracer
+ * keeps it from us.
+ */
+export function reapEnded(pid: number): boolean {
+  return wait(P_PID, pid, "reap");
 }
 
 /** The number of some child that has ended, and is left a zombie; null when there is none to be seen. */

@@ -111,8 +111,13 @@ async function readAt(handle: FileHandle, position: number, length: number): Pro
 const LINE_BYTES = 8 * 1024;
 
 /** The first line that is still whole, else the first character. */
-async function firstLine(handle: FileHandle, from: number, size: number): Promise<number> {
-  const block = await readAt(handle, from, Math.min(LINE_BYTES, size - from));
+async function firstLine(
+  handle: FileHandle,
+  from: number,
+  size: number,
+  lookBytes = LINE_BYTES,
+): Promise<number> {
+  const block = await readAt(handle, from, Math.min(lookBytes, size - from));
   const line = block.indexOf(NEWLINE) + 1;
   if (line > 0 && line < block.length) return from + line;
   const character = block.subarray(0, LONGEST).findIndex((byte) => !isContinuation(byte));
@@ -142,7 +147,7 @@ async function startOfTail(
     }
   }
   // Below the floor there is more. A byte before it, lest a line that begins right there be passed over.
-  return floor === oldest ? oldest : await firstLine(handle, floor - 1, size);
+  return floor === oldest ? oldest : await firstLine(handle, floor - 1, size, BLOCK_BYTES);
 }
 
 function wholeBytes(bytes: Buffer, cut: "character" | "line"): number {

@@ -67,7 +67,7 @@ function reapLater(pid: number): void {
 function lookIn(waitMs: number): void {
   clearTimeout(nextLook);
   nextLook = setTimeout(() => {
-    sweep();
+    for (const pid of traced) if (reapEnded(pid)) traced.delete(pid);
     if (traced.size > 0) lookIn(Math.min(2 * waitMs, LAST_LOOK_MS));
   }, waitMs).unref();
 }
