@@ -6,10 +6,11 @@ import { makeFolder } from "../kernel/files.js";
 import { readList } from "../kernel/procfs.js";
 import { CannotStart } from "../runtime/claim.js";
 import type { Settings, Unit } from "../runtime/settings.js";
-import { cgroups, hasEvent, untilEvent } from "./cgroup.js";
+import { cgroups, untilEvent } from "./cgroup.js";
 import type { Containing } from "./containment.js";
 import { groups } from "./group.js";
 import { findProgram, launch } from "./launch.js";
+import { hasEvent } from "./room.js";
 import type { Tags } from "./tag.js";
 
 /** `why`: what spoke against cgroups, null where they are in force. */
