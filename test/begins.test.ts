@@ -61,7 +61,10 @@ scenario("a program's name with parentheses and spaces misleads nobody", async (
   // It may wait for its disk first.
   await until("it sleeps, and is told of as such", async () => {
     const { members } = await client.status({ id });
-    equal(members.map((one) => one.pid), [pid]); // biome-ignore format: one line
+    equal(
+      members.map((one) => one.pid),
+      [pid],
+    );
     return members[0]?.state === "S";
   });
 });

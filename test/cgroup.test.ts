@@ -162,6 +162,9 @@ scenarioOf("of a tree whose cgroup has gone nobody is looked for elsewhere", asy
   await until("its cgroup can be removed", () => whyNot(["rmdir", room]) === null);
   const client = await (await startDaemon(scene)).connect();
   equal((await client.status({ id })).status, "exited");
-  equal((await client.strays({})).strays.map((one) => one.pid), [stranger.pid]); // biome-ignore format: one line
+  equal(
+    (await client.strays({})).strays.map((one) => one.pid),
+    [stranger.pid],
+  );
   equal([isAlive(stranger.pid ?? 0), stranger.signalCode], [true, null]);
 });

@@ -45,7 +45,10 @@ scenario("run --json prints one document, of the process and of what it wrote", 
   const { process, output } = documentOf(said) as Record<string, Record<string, unknown>>;
   equal([process?.["status"], process?.["exitCode"]], ["exited", 5]);
   const texts = Object.entries(output ?? {}).map(([name, read]) => [name, Object(read).text]);
-  equal(texts, [["stdout", "out\n"], ["stderr", "err\n"]]); // biome-ignore format: a table
+  equal(texts, [
+    ["stdout", "out\n"],
+    ["stderr", "err\n"],
+  ]);
 });
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {

@@ -94,7 +94,10 @@ scenario(
     match(program.output, /^spawn: cwd: the folder .* was removed: name another\n$/);
     const client = await open();
     const { processes } = await client.list({ all: true });
-    equal(processes.map(({ cwd }) => cwd), [scene.folder, "/"]); // biome-ignore format: one line
+    equal(
+      processes.map(({ cwd }) => cwd),
+      [scene.folder, "/"],
+    );
   },
 );
 

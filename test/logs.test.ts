@@ -150,7 +150,10 @@ scenario("the end of each of many loud processes is told, behind all its output"
   await Promise.all(loud.map(({ id }) => client.wait({ id })));
   await until("every end is told", () => heardAtEnd.length === loud.length);
   const { next } = await client.logs({ id: loud[0]?.id ?? "", tailLines: 0 });
-  equal(heardAtEnd, loud.map(() => next)); // biome-ignore format: one line
+  equal(
+    heardAtEnd,
+    loud.map(() => next),
+  );
 });
 
 scenario(

@@ -257,7 +257,10 @@ scenarioUnless(
     equal([kind, facts["stage"], facts["errno"]], ["spawn_failed", "fork", "EAGAIN"]);
     ok(begun.length > 0);
     for (const { id } of begun) is((await client.terminate({ id })).status, "terminated");
-    equal(begun.filter(({ pid }) => isAlive(pid ?? 0)), []); // biome-ignore format: one line
+    equal(
+      begun.filter(({ pid }) => isAlive(pid ?? 0)),
+      [],
+    );
     await client.spawn({ command: ["sleep", "1000"] });
   },
 );
