@@ -3,6 +3,7 @@
 import { limits, Refusal, type Stream } from "../../client/wire.js";
 import { type OutputFolder, outputSize, streams, watchOutput } from "../output/output.js";
 import { readOutput, type Slice } from "../output/reading.js";
+import { tellOnce } from "../runtime/log.js";
 import { type Feed, type Follower, isHeld, type Subscription } from "./feed.js";
 
 /** Whose output is followed; `failed` hears of a read that did not work, tried again at the next change. */
@@ -83,12 +84,17 @@ function followStream(
     from = next;
     if (!slice.atEnd) wake();
   }
-  // Tried again soon: its command may hold a lease on the file, of whose end nobody is told.
-  const tellOnce = createComplaint(source.failed, watch.later);
-  const { wake, rest } = createPump(
-    () => pass().then(tellOnce.succeeded, tellOnce.failed),
-    () => over,
-  );
+  const complain = tellOnce(source.failed);
+  const tryPass = async (): Promise<void> => {
+    try {
+      await pass();
+      complain(null);
+    } catch (error) {
+      complain(error as Error);
+      watch.later(); // its command may hold a lease on the file, of whose end nobody is told
+    }
+  };
+  const { wake, rest } = createPump(tryPass, () => over);
   if (!watch.begin()) return null;
   wake();
   return {
@@ -123,21 +129,6 @@ function createPump(pass: () => Promise<void>, isOver: () => boolean) {
     if (!isBusy && !isOver()) pumped = pump();
   };
   return { wake, rest: () => pumped };
-}
-
-/** Tells of the first of several failures in a row, and asks for another try after each. */
-function createComplaint(tell: (error: Error) => void, tryLater: () => void) {
-  let isTold = false;
-  return {
-    succeeded: (): void => {
-      isTold = false;
-    },
-    failed: (error: Error): void => {
-      if (!isTold) tell(error);
-      isTold = true;
-      tryLater();
-    },
-  };
 }
 
 /** How soon a follower looks by itself, where others have taken its watch, which goes with each change, or a read failed. */

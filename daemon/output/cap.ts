@@ -6,6 +6,7 @@ import type { FileHandle } from "node:fs/promises";
 import type { Stream } from "../../client/wire.js";
 import { firstData, punchHole } from "../kernel/files.js";
 import { isWithoutWatch } from "../kernel/reserve.js";
+import { tellOnce } from "../runtime/log.js";
 import { createSlices, oneAtATime } from "../runtime/slices.js";
 import { watchGrowth } from "./growth.js";
 import {
@@ -127,13 +128,12 @@ function sizeOf(path: string): number | null {
 
 /** Tells the log of a trouble once, until it is over. */
 function createComplaint({ folder, id, stream }: Capped) {
-  let isTold = false;
+  const complain = tellOnce(({ message }: NodeJS.ErrnoException) => {
+    folder.log.warning("cannot hold the cap of output", { id, stream, error: message });
+  });
   return (error: NodeJS.ErrnoException | null): void => {
     if (error?.code === "ENOENT") return; // it has ended, and was forgotten meanwhile
-    if (error !== null && !isTold) {
-      folder.log.warning("cannot hold the cap of output", { id, stream, error: error.message });
-    }
-    isTold = error !== null;
+    complain(error);
   };
 }
 

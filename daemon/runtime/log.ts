@@ -90,6 +90,15 @@ export function createLog(level: string, style: LogStyle, send: Write | null = n
   };
 }
 
+/** Passes on the first of several troubles in a row; null says that the row is over. */
+export function tellOnce<E>(tell: (error: E) => void): (error: E | null) => void {
+  let isTold = false;
+  return (error) => {
+    if (error !== null && !isTold) tell(error);
+    isTold = error !== null;
+  };
+}
+
 type Info = winston.Logform.TransformableInfo;
 
 /** `message key=value ...`; values are JSON, so that no client text can end a line or start a field. */
