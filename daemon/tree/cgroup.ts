@@ -136,8 +136,9 @@ function holdCgroup(leader: Leader, room: Room, id: string, wasPaused: boolean):
       const isOrdered = tryOrder(folder, "cgroup.kill", "1");
       // It passes over a zombie whose threads live (kernel: css_task_iter_advance). To look at each of a
       // hundred while they die makes their end a tenth longer: at first nobody is looked at.
-      const others = isOrdered ? (wasKilled ? found.filter(isZombie) : []) : found;
-      const { refused } = await signalEach(leader, others, isOurs, ["SIGKILL"]);
+      const zombies = wasKilled ? found.filter(isZombie) : [];
+      const single = isOrdered ? zombies : found;
+      const { refused } = await signalEach(leader, single, isOurs, ["SIGKILL"]);
       wasKilled = true;
       return { found, reached: found.length, refused };
     },
