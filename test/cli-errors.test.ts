@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { equal, is, match, ok, throws } from "uvu/assert";
 import { readDurationMs } from "../client/cli/arguments.js";
 import { cliFile, documentOf, listenTo, runCli, setUp, sleep } from "./cli.js";
+import { theDaemonGoes } from "./daemon.js";
 import { scenario } from "./scenario.js";
 
 scenario(
@@ -65,7 +66,7 @@ scenario(
 
 scenario("who cannot connect learns which socket, why, and what to do", async (scene) => {
   const at = (name: string) => join(scene.folder, name);
-  const { daemon } = await setUp(scene);
+  const { daemon } = await setUp(scene, {});
   daemon.child.kill("SIGKILL");
   await daemon.exited;
   writeFileSync(at("file"), "");
@@ -87,7 +88,7 @@ scenario("who cannot connect learns which socket, why, and what to do", async (s
 });
 
 scenario("without rights to a socket, or a default, the reason is named", async (scene) => {
-  const { daemon } = await setUp(scene);
+  const { daemon } = await setUp(scene, {});
   // As root nothing is forbidden: then somebody else asks, with a copy that anybody may read.
   const file = join(scene.folder, "procsup.cjs");
   copyFileSync(cliFile, file);
@@ -219,3 +220,5 @@ scenario("durations have a unit, or are seconds", () => {
     throws(() => readDurationMs(typed), /Expected a duration/, typed);
   }
 });
+
+theDaemonGoes();

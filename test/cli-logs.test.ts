@@ -3,6 +3,7 @@
 import { equal, is, ok } from "uvu/assert";
 import { documentOf, runCli, type Said, setUp } from "./cli.js";
 import { createLatch, spawnReady, testProgram } from "./commands.js";
+import { theDaemonGoes } from "./daemon.js";
 import { scenario, until } from "./scenario.js";
 
 /** As seq(1) writes it. */
@@ -126,7 +127,7 @@ scenario("--follow goes on in a file that its command has emptied", async (scene
 });
 
 scenario("--follow says so when the daemon is gone", async (scene) => {
-  const { client, env, daemon } = await setUp(scene);
+  const { client, env, daemon } = await setUp(scene, {});
   const { id, pid } = await spawnReady(client, testProgram("ignores-term.sh"));
   scene.after(() => void process.kill(-pid, "SIGKILL"));
   const { soFar, said } = runCli(scene, ["logs", "-f", id], { env });
@@ -193,3 +194,5 @@ scenario("a follower that falls behind the cap is told, and goes on from there",
   is(sum + out.length, all.length);
   ok(out.endsWith("\n999999\n1000000\n"));
 });
+
+theDaemonGoes();

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
 import { type Desk, documentOf, runCli, setUp } from "./cli.js";
 import { testProgram } from "./commands.js";
-import { crash } from "./daemon.js";
+import { crash, theDaemonGoes } from "./daemon.js";
 import { isAlive, type Scene, scenario, until } from "./scenario.js";
 
 /** Runs `command` until it says that it is ready; its pid, and those of all living members. */
@@ -86,7 +86,7 @@ scenario("run interrupted twice ends its tree by force", async (scene) => {
 });
 
 scenario("run leaves at the third interruption, also when nobody answers", async (scene) => {
-  const desk = await setUp(scene);
+  const desk = await setUp(scene, {});
   const { child, pid } = await runUntilReady(scene, desk, testProgram("ignores-term.sh"));
   const { daemon } = desk;
   daemon.child.kill("SIGSTOP");
@@ -100,7 +100,7 @@ scenario("run leaves at the third interruption, also when nobody answers", async
 });
 
 scenario("whoever follows a command to the end of its daemon hears all of it", async (scene) => {
-  const desk = await setUp(scene);
+  const desk = await setUp(scene, {});
   const script = 'trap "seq 1 20000; exit 7" TERM; echo ready; while :; do sleep 0.1; done';
   const { said } = await runUntilReady(scene, desk, ["sh", "-c", script]);
   const follower = runCli(scene, ["logs", "-f", "it", "--stream", "stdout"], { env: desk.env });
@@ -114,7 +114,7 @@ scenario("whoever follows a command to the end of its daemon hears all of it", a
 });
 
 scenario("run says that its daemon is gone, and the command runs on", async (scene) => {
-  const desk = await setUp(scene);
+  const desk = await setUp(scene, {});
   const { said, pid } = await runUntilReady(scene, desk, testProgram("ignores-term.sh"));
   await crash(desk.daemon);
   const { code, err } = await said;
@@ -122,3 +122,5 @@ scenario("run says that its daemon is gone, and the command runs on", async (sce
   is(isAlive(pid), true);
   process.kill(-pid, "SIGKILL");
 });
+
+theDaemonGoes();

@@ -9,7 +9,7 @@ import type { Process, Refusal } from "../client/client.js";
 import { isPaused } from "./cage.js";
 import { cliFile, documentOf, listenTo, setUp, sleep } from "./cli.js";
 import { spawnReady, testProgram } from "./commands.js";
-import { crash, startDaemon } from "./daemon.js";
+import { crash, startDaemon, theDaemonGoes } from "./daemon.js";
 import { isAlive, type Scene, scenario, scenarioUnless, unlessRoot, until } from "./scenario.js";
 
 function spawnIn({ folder, after }: Scene, [file = "", ...args]: string[], env: NodeJS.ProcessEnv) {
@@ -68,7 +68,7 @@ scenario("start passes its options on", async (scene) => {
 });
 
 scenario("start says no to what it cannot say to the daemon", async (scene) => {
-  const { client, env } = await setUp(scene);
+  const { client, env } = await setUp(scene, {});
   const odd = "\\351";
   const script = `exec "$1" "$2" start -- touch "$(printf '${odd}')"`;
   const argv = ["sh", "-c", script, "sh", process.execPath, cliFile];
@@ -138,7 +138,7 @@ scenario("start fails with the codes that env(1) has", async (scene) => {
 // --- looking --------------------------------------------------------------------------------
 
 scenario("list shows the living, and with --all or --status others", async (scene) => {
-  const { cli, client } = await setUp(scene);
+  const { cli, client } = await setUp(scene, {});
   const one = await client.spawn({ command: sleep, name: "web" });
   const two = await client.spawn({ command: ["true"] });
   await client.wait({ id: two.id });
@@ -314,7 +314,7 @@ scenario(
     await crash(first);
     process.kill(pid ?? 0, "SIGKILL");
     await until("it is reaped", () => !existsSync(`/proc/${pid}`));
-    const { cli } = await setUp(scene);
+    const { cli } = await setUp(scene, {});
     const known = { code: 125, out: "" };
     equal(await cli("wait", id), {
       ...known,
@@ -370,3 +370,5 @@ scenario("wait exits with the process's own code", async (scene) => {
   const { ended, process } = documentOf(said) as { ended: boolean; process: Process };
   equal([said.code, ended, process.status], [143, true, "terminated"]);
 });
+
+theDaemonGoes();

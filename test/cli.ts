@@ -1,9 +1,9 @@
-// What scenarios of the CLI stand on: the bundle as it ships, set on a daemon of the scenario's own.
+// What scenarios of the CLI stand on: the bundle as it ships, set on a daemon.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { resolve } from "node:path";
 import type { Client } from "../client/client.js";
-import { type Daemon, type StartOptions, startDaemon } from "./daemon.js";
+import { type Daemon, type StartOptions, startDaemon, visitDaemon } from "./daemon.js";
 import type { Scene } from "./scenario.js";
 
 export const cliFile = resolve(import.meta.dirname, "../procsup.cjs");
@@ -51,9 +51,9 @@ export type Desk = {
   cli(...args: string[]): Promise<Said>;
 };
 
-/** A daemon, a connection to it, and the CLI set on it. */
-export async function setUp(scene: Scene, options: StartOptions = {}): Promise<Desk> {
-  const daemon = await startDaemon(scene, options);
+/** A connection to the daemon that the file shares, or to one of the scene's own, and the CLI set on it. */
+export async function setUp(scene: Scene, own?: StartOptions): Promise<Desk> {
+  const daemon = own === undefined ? await visitDaemon(scene) : await startDaemon(scene, own);
   const env = { PROCSUP_SOCKET: daemon.socket, MARK: "of the caller" };
   const cli = (...args: string[]) => runCli(scene, args, { env }).said;
   return { daemon, client: await daemon.connect(), cli, env };
