@@ -140,8 +140,25 @@ scenario("a manager that takes its time stops no daemon that recovers", async (s
   await until("the queue is full", () => !other.tell("X=1"));
   const second = launchDaemon(scene, { env });
   await until("it goes on", () => second.log.some((line) => line.includes('"recovered"')));
-  match((await receiver.next("READY=1")).text, /STATUS=no processes/);
+  await until("it serves", () => second.log.some((line) => line.includes('"ready"')));
+  // It answers once it has given up to wait for the manager, which is told for all that.
   is((await (await second.connect()).list({ all: true })).processes.length, 2);
+  match((await receiver.next("READY=1")).text, /STATUS=no processes/);
+});
+
+scenario("a signal that comes while the manager takes its time ends no daemon", async (scene) => {
+  const { daemon, receiver } = await startUnderManager(scene);
+  const client = await daemon.connect();
+  const other = connectManager(unitAt(join(scene.folder, "notify")), () => "");
+  await until("the queue is full", () => !other.tell("X=1"));
+  daemon.child.kill("SIGHUP");
+  const waitsIn = () => readFileSync(`/proc/${daemon.pid}/wchan`, "utf8");
+  await until("it waits for the manager", () => /unix|sock/.test(waitsIn()));
+  daemon.child.kill("SIGHUP");
+  is((await client.info({})).containment, "group");
+  for (const part of ["RELOADING=1", "READY=1"]) {
+    match((await receiver.next(part)).text, new RegExp(`^${part}`));
+  }
 });
 
 scenario("what the manager has told the daemon does not reach a process", async (scene) => {

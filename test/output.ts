@@ -16,7 +16,7 @@ export const TREE_BYTES = 16 * 1024;
 export const LEAST_KEPT = 0.8 * CAP;
 
 /** Lines of ten bytes, each saying its place: line N, which begins at byte 10 N, is this and N more. */
-export const FIRST_LINE = 100_000_000;
+const FIRST_LINE = 100_000_000;
 /** Not zeros in front: `seq -f` takes twenty times as long. */
 export const numbered = (from: number, to: number) => `seq ${FIRST_LINE + from} ${FIRST_LINE + to}`;
 export const LINES = 1_000_000;

@@ -55,6 +55,13 @@ export function datagramSocket(waitMs: number): number {
   return fd;
 }
 
+/** A call on a socket with a time limit, made again when a signal came: unlike others it fails then. man 7 signal. */
+function uninterrupted(call: () => number, name: string): void {
+  let result = call();
+  while (result < 0 && koffi.errno() === constants.errno.EINTR) result = call();
+  check(result, name);
+}
+
 /**
  * A stream connected to `place`, to be written to only. Throws ENOENT or ECONNREFUSED when nobody listens
  * there, EAGAIN when it is not accepted within `waitMs`. man 2 connect.
@@ -65,7 +72,7 @@ export function connectStream(place: string, waitMs: number): number {
   try {
     const address = unixAddress(place);
     setSendTimeout(fd, waitMs);
-    check(connectFn(fd, address, address.length), "connect");
+    uninterrupted(() => connectFn(fd, address, address.length), "connect");
     check(shutdownFn(fd, SHUT_RD), "shutdown");
     setSendTimeout(fd, 0);
     return fd;
@@ -84,12 +91,22 @@ function setSendTimeout(fd: number, waitMs: number): void {
   check(setsockoptFn(fd, SOL_SOCKET, SO_SNDTIMEO, timeval, timeval.length), "setsockopt");
 }
 
+/** `waits`: as long as the socket was made to; else not at all. */
+type Sending = { fds?: readonly number[]; waits?: boolean };
+
 /**
  * Send one datagram, and copies of `fds` with it. Throws ENOENT and ECONNREFUSED when nobody receives
  * at `place`, EAGAIN when the receiver is behind, EMSGSIZE. man 2 sendmsg, man 3 cmsg.
  */
-export function sendDatagram(fd: number, place: string, bytes: Buffer, fds: number[] = []): void {
+export function sendDatagram(
+  fd: number,
+  place: string,
+  bytes: Buffer,
+  { fds = [], waits = true }: Sending = {},
+): void {
+  const MSG_DONTWAIT = 0x40;
   const MSG_NOSIGNAL = 0x4000;
+  const flags = MSG_NOSIGNAL | (waits ? 0 : MSG_DONTWAIT);
   const name = unixAddress(place);
   const control = fds.length === 0 ? null : rights(fds);
   const message = {
@@ -101,7 +118,7 @@ export function sendDatagram(fd: number, place: string, bytes: Buffer, fds: numb
     controlLength: control?.length ?? 0,
     flags: 0,
   };
-  check(Number(sendmsgFn(fd, message, MSG_NOSIGNAL)), "sendmsg");
+  uninterrupted(() => Number(sendmsgFn(fd, message, flags)), "sendmsg");
 }
 
 /** One control message of SCM_RIGHTS: a header of 16 bytes, the descriptors, padding to 8. */

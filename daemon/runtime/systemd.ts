@@ -10,14 +10,16 @@ import type { Unit } from "./settings.js";
 
 /** How long PID 1 may leave a message waiting, and with it the main loop. */
 const SEND_MS = 500;
+/** After that it is asked again, without waiting. */
+const AGAIN_MS = 100;
 /** Changes of the status line within this time are told as one. */
 const STATUS_MS = 250;
 
-/** True: it was sent. False: there is no manager, or it does not take any. */
+/** True: it was sent. False: there is no manager, or it is behind. */
 type Sent = boolean;
 
 export type Manager = {
-  /** Send assignments, like `READY=1`, in one message. */
+  /** Send assignments, like `READY=1`, in one message: once more, in their order, while the manager is behind. */
   tell(...assignments: string[]): Sent;
   /**
    * Have copies of descriptors kept while no daemon lives; the next one finds them in `Unit.fds`. A
@@ -25,7 +27,7 @@ export type Manager = {
    * word when the store is full (FileDescriptorStoreMax=).
    */
   store(name: string, fds: number[]): Sent;
-  /** Take everything of that name out of the store again. */
+  /** Take everything of that name out of the store again; told as often as it needs, too. */
   unstore(name: string): Sent;
   /** Resolves when all that was told before has been worked on, true, or `limitMs` is over, false. */
   settled(limitMs: number): Promise<boolean>;
@@ -37,35 +39,56 @@ export type Manager = {
 export function connectManager(unit: Unit, status: () => string): Manager {
   const { notifySocket } = unit;
   const socket = notifySocket === null ? -1 : datagramSocket(SEND_MS);
-  const send = (text: string, fds: number[] = []) => {
-    if (notifySocket === null) return false;
+  const send = (text: string, fds: number[] = [], waits = true) => {
+    if (notifySocket === null) return "nobody";
     try {
-      sendDatagram(socket, notifySocket, Buffer.from(text), fds);
-      return true;
+      sendDatagram(socket, notifySocket, Buffer.from(text), { fds, waits });
+      return "sent";
     } catch (error) {
       const { code = "" } = error as NodeJS.ErrnoException;
-      if (["ENOENT", "ECONNREFUSED", "EAGAIN"].includes(code)) return false;
+      if (code === "EAGAIN") return "behind";
+      if (["ENOENT", "ECONNREFUSED"].includes(code)) return "nobody";
       throw error;
     }
+  };
+  const untold = new Set<string>();
+  const tellLater = () => setTimeout(tellAgain, AGAIN_MS).unref();
+  const tellAgain = () => {
+    for (const text of untold) {
+      if (send(text, [], false) === "behind") break;
+      untold.delete(text);
+    }
+    if (untold.size > 0) tellLater();
+  };
+  const tell = (text: string) => {
+    const sent = untold.size > 0 ? "behind" : send(text);
+    if (sent === "behind") {
+      if (untold.size === 0) tellLater();
+      untold.add(text);
+    }
+    return sent === "sent";
   };
   let shown = "";
   let isDue = false;
   const show = () => {
     isDue = false;
     const line = status();
-    if (line !== shown && send(`STATUS=${line}`)) shown = line;
+    if (line === shown) return;
+    if (send(`STATUS=${line}`, [], false) === "behind") statusChanged();
+    else shown = line;
+  };
+  const statusChanged = () => {
+    if (isDue || notifySocket === null) return;
+    isDue = true;
+    setTimeout(show, STATUS_MS).unref();
   };
   return {
-    tell: (...assignments) => send(assignments.join("\n")),
+    tell: (...assignments) => tell(assignments.join("\n")),
     // FDPOLL=0: a pidfd hangs up at the end of its process, and just then it is needed.
-    store: (name, fds) => send(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, fds),
-    unstore: (name) => send(`FDSTOREREMOVE=1\nFDNAME=${name}`),
-    settled: (limitMs) => barrier(send, limitMs),
-    statusChanged() {
-      if (isDue || notifySocket === null) return;
-      isDue = true;
-      setTimeout(show, STATUS_MS).unref();
-    },
+    store: (name, fds) => send(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, fds) === "sent",
+    unstore: (name) => tell(`FDSTOREREMOVE=1\nFDNAME=${name}`),
+    settled: (limitMs) => barrier((text, fds) => send(text, fds) === "sent", limitMs),
+    statusChanged,
   };
 }
 
