@@ -2,7 +2,15 @@
 // nothing of it lives afterwards. uvu runs it; what uvu lets pass is caught here.
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { suite } from "uvu";
@@ -127,11 +135,16 @@ export function statFields(pid: number): string[] | null {
   return stat === "" ? null : stat.slice(stat.lastIndexOf(")") + 2).split(" ");
 }
 
-/** Pids of living processes whose command line or environment holds `mark`, this one excepted. */
+/**
+ * Pids of living processes whose command line or environment holds `mark`, this one excepted. Whoever is older than
+ * this process cannot bear one of its making.
+ */
 export function bearers(mark: string): number[] {
+  const born = startTicksOf(process.pid);
   return readdirSync("/proc")
     .map(Number)
-    .filter((pid) => Number.isInteger(pid) && pid !== process.pid && isAlive(pid))
+    .filter((pid) => Number.isInteger(pid) && pid !== process.pid)
+    .filter((pid) => startTicksOf(pid) >= born && isAlive(pid))
     .filter((pid) =>
       [`/proc/${pid}/cmdline`, `/proc/${pid}/environ`].some((file) =>
         readOr(file, "").includes(mark),
@@ -139,9 +152,25 @@ export function bearers(mark: string): number[] {
     );
 }
 
+/** Clock ticks between boot and start; -1 when it is gone. */
+function startTicksOf(pid: number): number {
+  return Number(statFields(pid)?.[19] ?? -1);
+}
+
+const scratch = Buffer.alloc(64 * 1024);
+
+/** Into the same memory: `readFileSync` makes room of that size for each of hundreds of such files. */
 function readOr(file: string, otherwise: string): string {
   try {
-    return readFileSync(file, "latin1");
+    const fd = openSync(file, "r");
+    try {
+      const bytes = readSync(fd, scratch);
+      return bytes < scratch.length
+        ? scratch.toString("latin1", 0, bytes)
+        : readFileSync(file, "latin1");
+    } finally {
+      closeSync(fd);
+    }
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ESRCH" || code === "EACCES" || code === "EPERM") {
