@@ -156,9 +156,42 @@ scenario("a signal that comes while the manager takes its time ends no daemon", 
   await until("it waits for the manager", () => /unix|sock/.test(waitsIn()));
   daemon.child.kill("SIGHUP");
   is((await client.info({})).containment, "group");
-  for (const part of ["RELOADING=1", "READY=1"]) {
+  // The last word is that it is ready: else it would count as reloading for ever.
+  for (const part of ["RELOADING=1", "RELOADING=1", "READY=1"]) {
     match((await receiver.next(part)).text, new RegExp(`^${part}`));
   }
+});
+
+scenario(
+  "what is to be kept for the next daemon waits for a manager that is behind",
+  async (scene) => {
+    const { daemon, receiver } = await startUnderManager(scene);
+    const client = await daemon.connect();
+    const other = connectManager(unitAt(join(scene.folder, "notify")), () => "");
+    await until("the queue is full", () => !other.tell("X=1"));
+    const ids: string[] = [];
+    for (const command of [["sleep", "1000"], ["sleep", "1000"], ["true"]]) {
+      const { id } = await client.spawn({ command });
+      if (command.length === 1) await client.wait({ id });
+      else ids.push(id);
+    }
+    for (const id of ids) {
+      const { text, fds } = await receiver.next("FDSTORE=1");
+      equal([text.split("\n")[1], fds.length], [`FDNAME=${id}`, 1]);
+      fds.forEach(closeSync);
+    }
+    match((await receiver.next("FDSTORE")).text, /^FDSTOREREMOVE=1/);
+  },
+);
+
+scenario("a manager that cannot be reached is none", async (scene) => {
+  const env = { NOTIFY_SOCKET: "/dev/null/notify" };
+  const daemon = await startDaemon(scene, { env });
+  const { id } = await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
+  match(id, /^p/);
+  const state = join(scene.folder, "other");
+  const vain = launchDaemon(scene, { env, state, args: ["--log-level", "loud"] });
+  equal([await vain.exited, vain.log.length], [78, 1]);
 });
 
 scenario("what the manager has told the daemon does not reach a process", async (scene) => {

@@ -55,13 +55,6 @@ export function datagramSocket(waitMs: number): number {
   return fd;
 }
 
-/** A call on a socket with a time limit, made again when a signal came: unlike others it fails then. man 7 signal. */
-function uninterrupted(call: () => number, name: string): void {
-  let result = call();
-  while (result < 0 && koffi.errno() === constants.errno.EINTR) result = call();
-  check(result, name);
-}
-
 /**
  * A stream connected to `place`, to be written to only. Throws ENOENT or ECONNREFUSED when nobody listens
  * there, EAGAIN when it is not accepted within `waitMs`. man 2 connect.
@@ -72,7 +65,13 @@ export function connectStream(place: string, waitMs: number): number {
   try {
     const address = unixAddress(place);
     setSendTimeout(fd, waitMs);
-    uninterrupted(() => connectFn(fd, address, address.length), "connect");
+    const endMs = performance.now() + waitMs;
+    let result: number = connectFn(fd, address, address.length);
+    // With a time limit of the socket's it is not made again after a signal. man 7 signal.
+    while (result < 0 && koffi.errno() === constants.errno.EINTR && performance.now() < endMs) {
+      result = connectFn(fd, address, address.length);
+    }
+    check(result, "connect");
     check(shutdownFn(fd, SHUT_RD), "shutdown");
     setSendTimeout(fd, 0);
     return fd;
@@ -96,7 +95,8 @@ type Sending = { fds?: readonly number[]; waits?: boolean };
 
 /**
  * Send one datagram, and copies of `fds` with it. Throws ENOENT and ECONNREFUSED when nobody receives
- * at `place`, EAGAIN when the receiver is behind, EMSGSIZE. man 2 sendmsg, man 3 cmsg.
+ * at `place`, EAGAIN when the receiver is behind, EINTR when a signal came while it was waited for, EMSGSIZE.
+ * man 2 sendmsg, man 3 cmsg, man 7 signal.
  */
 export function sendDatagram(
   fd: number,
@@ -118,7 +118,7 @@ export function sendDatagram(
     controlLength: control?.length ?? 0,
     flags: 0,
   };
-  uninterrupted(() => Number(sendmsgFn(fd, message, flags)), "sendmsg");
+  check(Number(sendmsgFn(fd, message, flags)), "sendmsg");
 }
 
 /** One control message of SCM_RIGHTS: a header of 16 bytes, the descriptors, padding to 8. */

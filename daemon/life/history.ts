@@ -1,6 +1,8 @@
 // How long ended processes are remembered: up to a count, an age and a size, oldest forgotten first.
 // It keeps ids and sizes only; what forgetting means is told to it.
 
+import { LONGEST_TIMER_MS } from "../runtime/slices.js";
+
 export type HistoryBounds = { historyCount: number; historyAgeMs: number; historyBytes: number };
 
 type Record = { endedMs: number; bytes: number };
@@ -13,8 +15,6 @@ export type History = {
   bytes: number;
   timer: NodeJS.Timeout | null;
 };
-
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** `forget` is called with each id that falls out, once. */
 export function createHistory(bounds: HistoryBounds, forget: (id: string) => void): History {

@@ -3,6 +3,9 @@
 
 const SLICE_MS = 0.2;
 
+/** Node takes a longer one for 1 ms. */
+export const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 /** Whose work goes on in a later turn of the event loop: of those who wait in a lane, one in each turn. */
 const lanes: Record<Lane, (() => void)[]> = {
   short: [],

@@ -7,11 +7,24 @@ import { closeSync } from "node:fs";
 import net from "node:net";
 import { datagramSocket, openPipe, sendDatagram } from "../kernel/unix.js";
 import type { Unit } from "./settings.js";
+import { LONGEST_TIMER_MS } from "./slices.js";
 
 /** How long PID 1 may leave a message waiting, and with it the main loop. */
 const SEND_MS = 500;
 /** After that it is asked again, without waiting. */
 const AGAIN_MS = 100;
+
+/** What sendmsg says where nobody can be told, also of a place that is none. man 2 sendmsg, man 7 unix. */
+const unreachable = [
+  "ENOENT",
+  "ECONNREFUSED",
+  "EACCES",
+  "EPERM",
+  "ENOTDIR",
+  "ELOOP",
+  "EPROTOTYPE",
+  "EINVAL",
+];
 /** Changes of the status line within this time are told as one. */
 const STATUS_MS = 250;
 
@@ -22,12 +35,12 @@ export type Manager = {
   /** Send assignments, like `READY=1`, in one message: once more, in their order, while the manager is behind. */
   tell(...assignments: string[]): Sent;
   /**
-   * Have copies of descriptors kept while no daemon lives; the next one finds them in `Unit.fds`. A
-   * name is at most 255 characters, without colon; the same name may be stored again. Dropped without a
-   * word when the store is full (FileDescriptorStoreMax=).
+   * Have copies of descriptors kept while no daemon lives; the next one finds them in `Unit.fds`. They are
+   * to stay open until `unstore`, since this too is told as often as it needs. A name is at most 255 characters,
+   * without colon. Dropped without a word when the store is full (FileDescriptorStoreMax=).
    */
   store(name: string, fds: number[]): Sent;
-  /** Take everything of that name out of the store again; told as often as it needs, too. */
+  /** Take everything of that name out of the store again. */
   unstore(name: string): Sent;
   /** Resolves when all that was told before has been worked on, true, or `limitMs` is over, false. */
   settled(limitMs: number): Promise<boolean>;
@@ -39,32 +52,36 @@ export type Manager = {
 export function connectManager(unit: Unit, status: () => string): Manager {
   const { notifySocket } = unit;
   const socket = notifySocket === null ? -1 : datagramSocket(SEND_MS);
-  const send = (text: string, fds: number[] = [], waits = true) => {
+  const send = (text: string, fds: readonly number[] = [], waits = true) => {
     if (notifySocket === null) return "nobody";
     try {
       sendDatagram(socket, notifySocket, Buffer.from(text), { fds, waits });
       return "sent";
     } catch (error) {
       const { code = "" } = error as NodeJS.ErrnoException;
-      if (code === "EAGAIN") return "behind";
-      if (["ENOENT", "ECONNREFUSED"].includes(code)) return "nobody";
+      // To wait on after a signal would be to wait as long again, for each one that comes.
+      if (code === "EAGAIN" || code === "EINTR") return "behind";
+      if (unreachable.includes(code)) return "nobody";
       throw error;
     }
   };
-  const untold = new Set<string>();
+  /** With the descriptors that go along. */
+  const untold = new Map<string, readonly number[]>();
   const tellLater = () => setTimeout(tellAgain, AGAIN_MS).unref();
   const tellAgain = () => {
-    for (const text of untold) {
-      if (send(text, [], false) === "behind") break;
+    for (const [text, fds] of untold) {
+      if (send(text, fds, false) === "behind") break;
       untold.delete(text);
     }
     if (untold.size > 0) tellLater();
   };
-  const tell = (text: string) => {
-    const sent = untold.size > 0 ? "behind" : send(text);
+  const tell = (text: string, fds: readonly number[] = []) => {
+    const sent = untold.size > 0 ? "behind" : send(text, fds);
     if (sent === "behind") {
       if (untold.size === 0) tellLater();
-      untold.add(text);
+      // At the end, also one that waits already: a READY=1 is for the RELOADING=1 before it.
+      untold.delete(text);
+      untold.set(text, fds);
     }
     return sent === "sent";
   };
@@ -74,7 +91,8 @@ export function connectManager(unit: Unit, status: () => string): Manager {
     isDue = false;
     const line = status();
     if (line === shown) return;
-    if (send(`STATUS=${line}`, [], false) === "behind") statusChanged();
+    // One of those that wait may hold an older line.
+    if (untold.size > 0 || send(`STATUS=${line}`, [], false) === "behind") statusChanged();
     else shown = line;
   };
   const statusChanged = () => {
@@ -84,12 +102,19 @@ export function connectManager(unit: Unit, status: () => string): Manager {
   };
   return {
     tell: (...assignments) => tell(assignments.join("\n")),
-    // FDPOLL=0: a pidfd hangs up at the end of its process, and just then it is needed.
-    store: (name, fds) => send(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, fds) === "sent",
-    unstore: (name) => tell(`FDSTOREREMOVE=1\nFDNAME=${name}`),
+    store: (name, fds) => tell(storing(name), fds),
+    unstore(name) {
+      untold.delete(storing(name)); // its descriptors are about to be closed
+      return tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
+    },
     settled: (limitMs) => barrier((text, fds) => send(text, fds) === "sent", limitMs),
     statusChanged,
   };
+}
+
+/** FDPOLL=0: a pidfd hangs up at the end of its process, and just then it is needed. */
+function storing(name: string): string {
+  return `FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`;
 }
 
 /** The manager closes the descriptor that it is sent once it has got that far. man 3 sd_notify_barrier. */
@@ -123,7 +148,8 @@ async function barrier(
  */
 export function feedWatchdog(unit: Unit, manager: Manager): void {
   if (unit.watchdogMs === null) return;
-  setInterval(() => manager.tell("WATCHDOG=1"), unit.watchdogMs / 2).unref();
+  const everyMs = Math.min(unit.watchdogMs / 2, LONGEST_TIMER_MS);
+  setInterval(() => manager.tell("WATCHDOG=1"), everyMs).unref();
 }
 
 /** The assignments that begin a reload; READY=1 ends it. man 5 systemd.service, Type=notify-reload. */
