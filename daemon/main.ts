@@ -20,7 +20,6 @@ import { findAccount, findGroup } from "./kernel/users.js";
 import { isFinal } from "./life/state.js";
 import { describe, type Entry } from "./processes/entry.js";
 import { summary } from "./processes/reports.js";
-import { endAll } from "./processes/supervisor.js";
 import { createSampler } from "./processes/usage.js";
 import { openTable } from "./recover.js";
 import { reload } from "./reload.js";
@@ -37,7 +36,7 @@ import {
   usage,
 } from "./runtime/settings.js";
 import { connectManager, feedWatchdog } from "./runtime/systemd.js";
-import { depart } from "./stop.js";
+import { depart, hurry } from "./stop.js";
 import { sweep } from "./sweep.js";
 
 /** How long a client may take to read its last replies when the daemon goes. */
@@ -78,7 +77,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   server.on("error", (error) => log.error("cannot accept", { error: error.message }));
   const stop = async () => {
     const departure = await depart({ table, manager, unit });
-    if (departure.how === "ended") removeSocket();
+    if (departure.how === "ended") tryRemove(log, removeSocket);
     server.close();
     await untilTold(feed, LAST_REPLIES_MS);
     await closeConnections(LAST_REPLIES_MS, departure.how === "ended");
@@ -86,7 +85,7 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
     await table.containing.close();
     process.exit(departure.survivors === 0 ? 0 : 1);
   };
-  onStopSignal(log, stop, () => endAll(table, { force: true }));
+  onStopSignal(log, stop, () => hurry(table));
   let inForce = settings;
   onReloadSignal(() => {
     inForce = reload({ log, manager, history: table.history }, inForce, readOwnSettings);
@@ -96,6 +95,15 @@ async function run(settings: Settings, unit: Unit): Promise<void> {
   log.info("ready", { version, pid: process.pid, ...where });
   manager.tell("READY=1", `STATUS=${summary(table)}`);
   feedWatchdog(unit, manager);
+}
+
+/** A stale socket is no reason to break off a stop: the next daemon replaces it. */
+function tryRemove(log: Log, removeSocket: () => void): void {
+  try {
+    removeSocket();
+  } catch (error) {
+    log.warning("cannot remove the socket", { error: (error as Error).message });
+  }
 }
 
 /** Whom root lets connect: the group that `procsup install` makes, as the unit's socket does. */

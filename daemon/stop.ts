@@ -5,6 +5,7 @@ import { endAll } from "./processes/supervisor.js";
 import type { Table } from "./processes/table.js";
 import { isRestart, stopTimeoutMs } from "./runtime/job.js";
 import type { Unit } from "./runtime/settings.js";
+import { LONGEST_TIMER_MS } from "./runtime/slices.js";
 import type { Manager } from "./runtime/systemd.js";
 import type { Survivor } from "./tree/ladder.js";
 
@@ -26,9 +27,15 @@ export async function depart(house: House): Promise<Departure> {
     log.info("left", { living: table.living });
     return { how: "left" };
   }
+  table.ending = true;
   const survivors = (await endAllInTime(house)).length;
   log.info("stopped", { survivors });
   return { how: "ended", survivors };
+}
+
+/** Told to go once more: KILL, but for those that are to run on, as all are until it is known what is asked for. */
+export async function hurry(table: Table): Promise<void> {
+  if (table.ending) await endAll(table, { force: true });
 }
 
 /** Gracefully for as long as the manager lets us, then with KILL: it would send that to us alone. */
@@ -44,6 +51,8 @@ async function endAllInTime({ table, unit }: House): Promise<Survivor[]> {
     table.log.warning("the time for a stop is running out: forcing", { timeoutMs });
     void endAll(table, { force: true }); // joins the ladders of `done`, which tells how they ended
   };
-  const timer = setTimeout(force, Math.max(timeoutMs - RESERVE_MS, timeoutMs / 2));
+  const waitMs = Math.max(timeoutMs - RESERVE_MS, timeoutMs / 2);
+  if (waitMs > LONGEST_TIMER_MS) return done;
+  const timer = setTimeout(force, waitMs);
   return done.finally(() => clearTimeout(timer));
 }

@@ -129,6 +129,34 @@ const stops = async (lab: Lab) => {
   await unitIsGone(lab);
 };
 
+/** Asks the manager only once it may. */
+const slowSystemctl = `
+mkdir -p /tmp/later; rm -f /tmp/later/go
+printf '#!/bin/sh\\nuntil [ -e /tmp/later/go ]; do sleep 0.05; done\\nexec /usr/bin/systemctl "$@"\\n' >/tmp/later/systemctl
+chmod +x /tmp/later/systemctl
+drop_in $'TimeoutStopSec=30d\\nEnvironment=PATH=/tmp/later:/usr/bin:/bin'
+`;
+
+const unhurried = async (lab: Lab) => {
+  const { ok } = lab;
+  await ok(slowSystemctl);
+  await begin(lab);
+  const pid = await start(lab, "-- /opt/procsup/test/programs/slow-handler.sh /tmp/handled");
+  await ok(`await 'procsup logs ${pid} | grep -qx ready'`);
+  const daemon = await ok("show MainPID");
+  const says = (word: string) => ok(`await 'journalctl -o cat _PID=${daemon} | grep -q ${word}'`);
+  await ok("ctl restart --no-block procsup");
+  await says("stopping");
+  await ok(`kill -TERM ${daemon}`);
+  await says("forcing");
+  await ok("touch /tmp/later/go");
+  await ok(`await '[[ $(show MainPID) != ${daemon} && $(show ActiveState) == active ]]'`);
+  await ok(`kill -0 ${pid}`);
+  await ok("ctl stop procsup.socket");
+  is(await ok("cat /tmp/handled"), "finished");
+  await unitIsGone(lab);
+};
+
 const cannotStart = async (lab: Lab) => {
   const { ok, sh } = lab;
   await begin(lab);
@@ -146,6 +174,7 @@ const verbs: Record<string, (lab: Lab) => Promise<void>> = {
   "what runs outlives a restart, a crash and a hung main loop": outlives,
   "fifty processes are adopted, ends that nobody saw are told, and no client is refused": adopts,
   "a stop ends trees that ignore it, have escaped or stand still, in its time": stops,
+  "a restart kills nobody, whoever is impatient, nor does a stop that may take a month": unhurried,
   "a daemon that cannot start says why, and what ran can still be ended": cannotStart,
 };
 

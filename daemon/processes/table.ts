@@ -44,6 +44,8 @@ export type Table = {
   readonly takings: Takings;
   /** The daemon is going down: nothing new is started. */
   closing: boolean;
+  /** And every process is ended with it. */
+  ending: boolean;
 };
 
 /** An empty table. */
@@ -63,6 +65,7 @@ export function createTable(
     living: 0,
     takings: createTakings(),
     closing: false,
+    ending: false,
   };
   return table;
 }
