@@ -7,12 +7,13 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
+  renameSync,
   rmSync,
   statSync,
   unlinkSync,
   writeFileSync,
 } from "node:fs";
-import net from "node:net";
+import net, { type AddressInfo } from "node:net";
 import { dirname, join } from "node:path";
 import { equal, is, match, ok } from "uvu/assert";
 import { connect } from "../client/client.js";
@@ -92,6 +93,31 @@ scenario("a successor's socket is not removed at exit", async (scene) => {
   daemon.child.kill("SIGTERM");
   await daemon.exited;
   ok(existsSync(daemon.socket));
+});
+
+scenario("a socket that is out of reach breaks off no stop", async (scene) => {
+  const folder = join(scene.folder, "run");
+  mkdirSync(folder);
+  const daemon = await startDaemon(scene, { socket: join(folder, "s") });
+  await (await daemon.connect()).spawn({ command: ["sleep", "1000"] });
+  renameSync(folder, `${folder}~`);
+  writeFileSync(folder, "");
+  daemon.child.kill("SIGTERM");
+  is(await daemon.exited, 0);
+});
+
+scenario("a socket that systemd passes is refused where it is no Unix socket", async (scene) => {
+  const server = net.createServer().listen(0, "127.0.0.1");
+  scene.after(() => void server.close());
+  const port = await new Promise<number>((done) => {
+    server.once("listening", () => done((server.address() as AddressInfo).port));
+  });
+  const env = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=procsup.socket";
+  const script = `exec 3<>/dev/tcp/127.0.0.1/${port}; ${env} exec "$@"`;
+  const daemon = launchDaemon(scene, { prefix: ["bash", "-c", script, "bash"] });
+  is(await daemon.exited, 78);
+  await until("it says why", () => daemon.log.length > 0);
+  match(daemon.log.join("\n"), /passes one that is no Unix socket: leave one ListenStream=PATH/);
 });
 
 scenario(
@@ -182,6 +208,10 @@ scenario("bad settings are refused by name, before anything is touched", async (
     [["--config", join(scene.folder, "none.json")], /none\.json/],
   ];
   for (const [args, why] of cases) await isRefused(scene, args, why);
+  const prefix = ["sh", "-c", 'mkdir "$0"; cd "$0"; rmdir "$0"; exec "$@"', pathOf(scene, 100)];
+  const nowhere = launchDaemon(scene, { prefix, args: ["--socket", "s"] });
+  is(await nowhere.exited, 78);
+  match(nowhere.log.join("\n"), /socket: is relative to a folder that is gone: let it begin with/);
 });
 
 scenario("so is a file of settings that is none", async (scene) => {

@@ -134,11 +134,12 @@ function rights(fds: readonly number[]): Buffer {
   return control;
 }
 
-/** Where a Unix socket is bound: a path, `@name`, or "" for nowhere. man 2 getsockname, man 7 unix. */
-export function boundTo(fd: number): string {
+/** Where a Unix socket is bound: a path, `@name`, or "" for nowhere; null for other sockets. man 2 getsockname, man 7 unix. */
+export function boundTo(fd: number): string | null {
   const address = Buffer.alloc(110);
   const length = [address.length];
   check(getsocknameFn(fd, address, length), "getsockname");
+  if (address.readUInt16LE(0) !== AF_UNIX) return null;
   const name = address.toString("utf8", 2, length[0]);
   return name.startsWith("\0") ? `@${name.slice(1)}` : name.replace(/\0.*$/s, "");
 }

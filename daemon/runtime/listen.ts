@@ -91,14 +91,14 @@ export async function listen(
 /** A socket that the service manager listens on for us, and where it is bound. */
 type Passed = { fd: number; path: string };
 
-/** The one that was passed, null for none. Throws CannotStart for several. */
+/** The one that was passed, null for none. Throws CannotStart for several, and for one of another kind. */
 export function passedSocket(fds: readonly number[]): Passed | null {
   const [fd] = fds;
   if (fd === undefined) return null;
-  if (fds.length === 1) return { fd, path: boundTo(fd) };
-  throw new CannotStart(
-    `systemd passes ${fds.length} sockets: leave one ListenStream= in the unit`,
-  );
+  const path = boundTo(fd);
+  if (fds.length === 1 && path !== null) return { fd, path };
+  const what = path === null ? "one that is no Unix socket" : `${fds.length} sockets`;
+  throw new CannotStart(`systemd passes ${what}: leave one ListenStream=PATH in the unit`);
 }
 
 /**

@@ -27,8 +27,18 @@ const outputBytes = v.pipe(
 const place = v.pipe(
   v.string(),
   v.nonEmpty("must not be empty"),
+  v.check(canResolve, "is relative to a folder that is gone: let it begin with /"),
   v.transform((given) => resolve(given)),
 );
+
+function canResolve(given: string): boolean {
+  try {
+    return resolve(given) !== "";
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
+  }
+}
 
 /** What valibot takes lists for too. */
 const anObject = v.custom<Record<string, unknown>>(
