@@ -11,6 +11,7 @@ import {
 } from "json-rpc-2.0";
 import { ownEnvironment, ownFolder } from "./environment.js";
 import { createLineReader, type LineReader } from "./lines.js";
+import { passedLimit } from "./measure.js";
 import { defaultSocket } from "./socket.js";
 import {
   type Event,
@@ -233,6 +234,8 @@ function kindOf(code: number): Kind {
 function checkSize(text: string): void {
   // Its newline does not count, but the white space that came first may.
   const bytes = Buffer.byteLength(text);
+  const tooMuch = passedLimit(text);
+  if (tooMuch !== null) throw tooMuch;
   if (bytes <= limits.lineBytes) return;
   const message = `The call takes ${bytes} bytes, more than the ${limits.lineBytes} of one line`;
   throw new Refusal("invalid_request", message, { limit: "lineBytes" });
@@ -252,7 +255,10 @@ function receive(
       return;
     }
     deliver(message, pending, listeners);
-    if (pending.ended !== null) return; // by whoever heard it, say: the rest is for nobody
+    if (pending.ended !== null) {
+      socket.destroy(); // by the daemon, or by whoever heard it: the rest is for nobody
+      return;
+    }
   }
 }
 
@@ -262,9 +268,21 @@ function deliver(
   listeners: Iterable<(event: Event) => void>,
 ): void {
   if ("method" in message) {
-    if (message.method === "event") for (const listener of listeners) listener(message.params);
+    if (message.method === "event")
+      for (const listener of listeners) tell(listener, message.params);
   } else if (message.id !== null) pending.rpc.receive(message);
   else turnAway(pending, message.error);
+}
+
+/** One that throws is its program's affair: answers that came with the event are not held up. */
+function tell(listener: (event: Event) => void, event: Event): void {
+  try {
+    listener(event);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
 }
 
 type Message = JSONRPCResponse | { method: string; params: Event };

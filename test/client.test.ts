@@ -117,6 +117,37 @@ scenario("a refusal comes with its kind and its facts", async (scene) => {
   is(method.kind, "method_not_found");
 });
 
+scenario("a call that holds too much is refused, and no other is", async (scene) => {
+  const { socket } = await visitDaemon(scene);
+  const client = await connect({ socket });
+  scene.after(() => client.close());
+  const { id } = await client.spawn({ command: ["sleep", "1000"] });
+  const waits = client.wait({ id });
+  const command = ["true", ...Array<string>(limits.values).fill("a")];
+  const refusal = await refusalOf(client.spawn({ command }));
+  equal([refusal.kind, refusal.facts], ["invalid_request", { limit: "values" }]);
+  await client.terminate({ id });
+  is((await waits).process.status, "terminated");
+});
+
+scenario("a listener that throws holds up no answer", async (scene) => {
+  const { socket } = await visitDaemon(scene);
+  const lines = [
+    'process.on("uncaughtException", ({ message }) => console.log(message));',
+    "await client.subscribe({});",
+    'client.onEvent(() => { throw new Error("thrown"); });',
+    "for (let n = 0; n < 5; n++) {",
+    '  const { id } = await client.spawn({ command: ["sleep", "1000"] });',
+    "  await client.terminate({ id });",
+    "}",
+    'console.log("done"); client.close();',
+  ];
+  const start = "const client = await connect();";
+  const program = runProgram(scene, [start, ...lines], { PROCSUP_SOCKET: socket });
+  is(await program.ended, 0);
+  match(program.output, /thrown\n(.*\n)*done\n$/);
+});
+
 scenario("500 calls under way at once each get their own answer", async (scene) => {
   const client = await (await visitDaemon(scene)).connect();
   const { id } = await client.spawn({ command: ["sleep", "1000"] });

@@ -10,6 +10,7 @@ import {
   type JSONRPCResponse,
   JSONRPCServer,
 } from "json-rpc-2.0";
+import { passedLimit } from "../../client/measure.js";
 import { type Kind, kinds, limits, Refusal } from "../../client/wire.js";
 import { oneAtATime, turn } from "../runtime/slices.js";
 import { isFault, type Patience } from "./patience.js";
@@ -65,17 +66,10 @@ export function createAnswer<C>(
   };
 }
 
-/**
- * The value of a JSON text, or the refusal that it gets instead: `parse_error`, or `invalid_request`
- * with the limit that it passes. A mebibyte of `[` keeps JSON.parse busy for 0.4 s and one of `{},` for
- * 0.2 s; to count them takes about 10 ms, and less where strings are long.
- */
+/** The value of a JSON text, or the refusal that it gets instead: `parse_error`, or `invalid_request` for a limit. */
 export function readJson(text: string): unknown {
-  const limit = passedLimit(text);
-  if (limit !== null) {
-    const message = `The JSON text passes the limit of ${limits[limit]} ${limitTexts[limit]}`;
-    return new Refusal("invalid_request", message, { limit });
-  }
+  const tooMuch = passedLimit(text);
+  if (tooMuch !== null) return tooMuch;
   try {
     return JSON.parse(text);
   } catch {
@@ -88,48 +82,6 @@ function withinBatch(message: unknown): unknown {
   if (!Array.isArray(message) || message.length <= limits.batchCalls) return message;
   const text = `A batch holds at most ${limits.batchCalls} calls`;
   return new Refusal("invalid_request", text, { limit: "batchCalls" });
-}
-
-const limitTexts = { nesting: "nested arrays and objects", values: "values" } as const;
-
-/** Counts are true only as far as the text is JSON, and JSON.parse goes no further. */
-function passedLimit(text: string): keyof typeof limitTexts | null {
-  // What has two brackets a level is too short to pass either.
-  if (text.length <= 2 * limits.nesting) return null;
-  let depth = 0;
-  let values = 1;
-  for (let at = 0; at < text.length; at++) {
-    switch (text[at]) {
-      case '"':
-        at = endOfString(text, at);
-        break;
-      case "[":
-      case "{":
-        depth += 1;
-        values += 1;
-        break;
-      case "]":
-      case "}":
-        depth -= 1;
-        break;
-      case ",":
-        values += 1;
-        break;
-    }
-    if (depth > limits.nesting) return "nesting";
-    if (values > limits.values) return "values";
-  }
-  return null;
-}
-
-/** The position of the closing quote: the first one behind an even number of backslashes. */
-function endOfString(text: string, start: number): number {
-  for (let end = text.indexOf('"', start + 1); end >= 0; end = text.indexOf('"', end + 1)) {
-    let before = end - 1;
-    while (text[before] === "\\") before -= 1;
-    if ((end - before) % 2 === 1) return end;
-  }
-  return text.length;
 }
 
 function isFaulty(response: JSONRPCResponse | null): boolean {
