@@ -1,7 +1,8 @@
 // What `list` answers, and how what is longer than a line comes in pages.
 
 import { equal, is, ok } from "uvu/assert";
-import type { Client } from "../client/client.js";
+import { listAll } from "../client/cli/pages.js";
+import { type Client, connect } from "../client/client.js";
 import { limits, type Refusal } from "../client/wire.js";
 import { kindOf } from "./commands.js";
 import { call, configFile, startDaemon, theDaemonGoes, visitDaemon } from "./daemon.js";
@@ -87,6 +88,27 @@ scenario("a page after one that is forgotten meanwhile is no empty last page", a
     is(await kindOf(client.status({ id })), "process_not_found");
     await Promise.all(lists);
   }
+});
+
+scenario("who wants all pages gets them while processes are forgotten", async (scene) => {
+  const args = configFile(scene, { historyCount: 8 });
+  const daemon = await startDaemon(scene, { args });
+  const [spawner, lister] = await Promise.all([daemon.connect(), connect(daemon)]);
+  scene.after(() => lister.close());
+  const command = ["true", "x".repeat(120_000), "x".repeat(120_000)];
+  let isOver = false;
+  const spawning = (async () => {
+    const spawnAndWait = async () => spawner.wait({ id: (await spawner.spawn({ command })).id });
+    for (let round = 0; round < 15; round++)
+      await Promise.all(Array.from({ length: 8 }, spawnAndWait));
+  })().finally(() => {
+    isOver = true;
+  });
+  while (!isOver) {
+    const ids = (await listAll(lister, { all: true })).map(({ id }) => id);
+    is(new Set(ids).size, ids.length);
+  }
+  await spawning;
 });
 
 scenario("a refused list holds up no later one of its connection", async (scene) => {
