@@ -178,10 +178,12 @@ export function straysText({ strays, ended }: Result<"strays">): string {
 }
 
 export function terminatedText(results: readonly Result<"terminate">[]): string {
-  const lines = results.map(({ message, pid, status, ended, forced, durationMs, members }) => {
+  const lines = results.map((result) => {
+    const { message, pid, status, ended, forced, durationMs, members } = result;
     if (members !== undefined) return `${message}: PID ${pid}\n${memberTree(members)}`;
     if (status === "stopping") return `${message}: PID ${pid}\n`;
-    const how = forced ? "KILL was needed" : "gracefully";
+    const gently = result.signal === "SIGKILL" ? "by KILL" : "gracefully";
+    const how = forced ? "KILL was needed" : gently;
     return `${message}: PID ${pid} (${count(ended)}, ${how}, ${durationMs} ms)\n`;
   });
   return lines.join("");
