@@ -14,6 +14,8 @@ export const limits = {
   batchCalls: 100,
   /** Calls of one connection that are being answered at once; further input waits. */
   callsInFlight: 1024,
+  /** Of these, calls of `wait`; a further one is refused: the end that all wait for may have to be asked for. */
+  waits: 960,
   /** Requests of one HTTP connection that are being answered at once; a further one is refused. */
   requestsInFlight: 10,
   /** Bytes of the head of one HTTP request. */

@@ -1,6 +1,6 @@
 // The line door: what is a line and what is not, what it may hold, and what of it is answered.
 
-import { equal, is, ok } from "uvu/assert";
+import { equal, is, match, ok } from "uvu/assert";
 import { limits } from "../client/wire.js";
 import {
   assertServes,
@@ -201,10 +201,8 @@ scenario("past the calls that may be under way a connection is read no further",
   const behind = (name: string) => JSON.stringify(call("spawn", { command: ["true"], name }));
   // A batch counts as what it may hold.
   const batches = Math.ceil(limits.callsInFlight / limits.batchCalls);
-  const lines = {
-    calls: waits(limits.callsInFlight).map((one) => JSON.stringify(one)),
-    batches: Array(batches).fill(JSON.stringify(waits(limits.batchCalls))) as string[],
-  };
+  const half = JSON.stringify(waits(limits.batchCalls / 2));
+  const lines = { batches: Array(batches).fill(half) as string[] };
   const raws: [Raw, number][] = [];
   for (const [name, all] of Object.entries(lines)) {
     const raw = await daemon.raw();
@@ -221,5 +219,19 @@ scenario("past the calls that may be under way a connection is read no further",
   await client.terminate({ id });
   for (const [raw, count] of raws) for (let n = 0; n < count; n++) await raw.next();
 });
+
+scenario(
+  "however many wait on a connection, who ends what they wait for is heard",
+  async (scene) => {
+    const client = await (await visitDaemon(scene)).connect();
+    const { id } = await client.spawn({ command: ["sleep", "1000"] });
+    const count = limits.callsInFlight + 10;
+    const waits = Promise.allSettled(Array.from({ length: count }, () => client.wait({ id })));
+    is((await client.terminate({ id })).status, "terminated");
+    const refused = (await waits).filter((one) => one.status === "rejected");
+    is(refused.length, count - limits.waits);
+    match(String(refused[0]?.reason), /at most 960 ends at once: subscribe instead/);
+  },
+);
 
 theDaemonGoes();

@@ -27,7 +27,7 @@ import type { Sampler } from "../processes/usage.js";
 import type { Log } from "../runtime/log.js";
 import { turn } from "../runtime/slices.js";
 import { type Caller, callerFacts, exhaustion } from "./caller.js";
-import { type Feed, subscribe, tellStatus, unsubscribe } from "./feed.js";
+import { type Feed, type Listener, subscribe, tellStatus, unsubscribe } from "./feed.js";
 import { describeContract } from "./openrpc.js";
 import type { Call } from "./rpc.js";
 import { followOutput } from "./tail.js";
@@ -51,6 +51,7 @@ type Handlers = {
 function createHandlers(house: House): Handlers {
   const { table, feed, sampler } = house;
   const lookout = createLookout(table);
+  const waits = new WeakMap<Listener, number>();
   return {
     spawn: (params, { behalf }) => spawn(table, params, behalf),
     terminate: (params, { behalf }) => terminate(table, params, behalf.viewer),
@@ -60,7 +61,8 @@ function createHandlers(house: House): Handlers {
     list: (params, { listener, behalf }) =>
       listener.inTurn(() => list(table, params, behalf.viewer)),
     status: (params, { behalf }) => inspect(table, params, behalf.viewer),
-    wait: (params, { listener, behalf }) => wait(table, params, behalf.viewer, listener.onClose),
+    wait: (params, { listener, behalf }) =>
+      oneMore(waits, listener, () => wait(table, params, behalf.viewer, listener.onClose)),
     logs: (params, { listener, behalf }) =>
       listener.inTurn(() => logs(table, params, behalf.viewer)),
     usage: (params, { behalf }) => usage(table, sampler, params, behalf.viewer),
@@ -76,6 +78,25 @@ function createHandlers(house: House): Handlers {
     "rpc.discover": (_, { listener }) =>
       listener.inTurn(() => turn().then(() => describeContract(house.version))),
   };
+}
+
+/** Wait for one more, unless this connection waits for as many as it may. */
+async function oneMore<T>(
+  waits: WeakMap<Listener, number>,
+  listener: Listener,
+  work: () => Promise<T>,
+): Promise<T> {
+  const count = waits.get(listener) ?? 0;
+  if (count >= limits.waits) {
+    const message = `A connection waits for at most ${limits.waits} ends at once: subscribe instead`;
+    throw new Refusal("limit_exceeded", message, { limit: "waits" });
+  }
+  waits.set(listener, count + 1);
+  try {
+    return await work();
+  } finally {
+    waits.set(listener, (waits.get(listener) ?? 0) - 1);
+  }
 }
 
 async function logs(
