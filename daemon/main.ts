@@ -2,6 +2,7 @@
 // made here once and nothing is decided here that a file below could decide.
 
 import { randomBytes } from "node:crypto";
+import { closeSync } from "node:fs";
 import net from "node:net";
 import { isatty } from "node:tty";
 import { setFlagsFromString } from "node:v8";
@@ -172,7 +173,14 @@ function onStopSignal(log: Log, stop: () => Promise<void>, force: () => Promise<
   };
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
-  if (isatty(0)) process.on("SIGHUP", onSignal);
+  if (!isatty(0)) return;
+  process.on("SIGHUP", onSignal);
+  process.once("SIGHUP", () => process.once("exit", letGoOfTerminal));
+}
+
+/** At its exit Node sees to the terminal, and aborts where that is gone. */
+function letGoOfTerminal(): void {
+  for (const fd of [0, 1, 2]) closeSync(fd);
 }
 
 /** A daemon on a terminal hears of its end by HUP; every other one is asked to reload. */

@@ -1,12 +1,21 @@
 // `procsup run`: a command in the foreground, its output, its end, and whoever interrupts it.
 
+import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { equal, is, match } from "uvu/assert";
-import { type Desk, documentOf, runCli, setUp } from "./cli.js";
+import { cliFile, type Desk, documentOf, runCli, setUp } from "./cli.js";
 import { testProgram } from "./commands.js";
 import { crash, theDaemonGoes } from "./daemon.js";
-import { isAlive, type Scene, scenario, until } from "./scenario.js";
+import {
+  bearers,
+  isAlive,
+  type Scene,
+  scenario,
+  scenarioUnless,
+  until,
+  whyNot,
+} from "./scenario.js";
 
 /** Runs `command` until it says that it is ready; its pid, and those of all living members. */
 async function runUntilReady(scene: Scene, { client, env }: Desk, command: string[]) {
@@ -84,6 +93,33 @@ scenario("run interrupted twice ends its tree by force", async (scene) => {
   is((await said).code, 128 + 9);
   equal(pids.filter(isAlive), []);
 });
+
+const noScript = whyNot(["script", "--version"]);
+
+scenarioUnless(
+  noScript,
+  "run ends its tree, and quietly, when its terminal goes",
+  async (scene) => {
+    const { client, env } = await setUp(scene);
+    const errors = join(scene.folder, "errors");
+    const run = `exec ${process.execPath} ${cliFile} run --name it sleep 1000 2>${errors}`;
+    const terminal = spawn("script", ["-qc", run, "/dev/null"], {
+      env: { PATH: process.env["PATH"], SHELL: "/bin/sh", ...env },
+      stdio: ["pipe", "ignore", "inherit"],
+    });
+    const isIt = (one: number) =>
+      readFileSync(`/proc/${one}/cmdline`, "utf8").includes("\0--name\0");
+    const [pid = 0] = await until("it runs", async () => {
+      const { processes } = await client.list({});
+      return (
+        processes.length > 0 && bearers(`PROCSUP_SOCKET=${env["PROCSUP_SOCKET"]}`).filter(isIt)
+      );
+    });
+    terminal.kill("SIGKILL");
+    await until("the command is gone", () => !isAlive(pid));
+    equal([(await client.list({})).processes, readFileSync(errors, "utf8")], [[], ""]);
+  },
+);
 
 scenario("run leaves at the third interruption, also when nobody answers", async (scene) => {
   const desk = await setUp(scene, {});

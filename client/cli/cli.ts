@@ -22,7 +22,7 @@ import {
   readTarget,
   type Start,
 } from "./arguments.js";
-import { endForeground, runInForeground } from "./foreground.js";
+import { endForeground, hangUp, hasTerminal, runInForeground } from "./foreground.js";
 import { install, uninstall, type Wish } from "./install.js";
 import { type LogOptions, showLogs } from "./logs.js";
 import { type Common, findTarget, forEach, run, say } from "./outcome.js";
@@ -311,6 +311,7 @@ function leave({ code, message }: NodeJS.ErrnoException): void {
   if (isLeaving) return;
   isLeaving = true;
   const go = () => {
+    if (code === "EIO" && hasTerminal) return hangUp();
     if (code !== "EPIPE") process.stderr.write(`procsup: cannot write: ${message}\n`);
     process.exit(code === "EPIPE" ? 128 + constants.signals.SIGPIPE : 1);
   };

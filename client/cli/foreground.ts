@@ -1,6 +1,7 @@
 // `procsup run`: a command as if this shell had started it. Its output is printed as it comes, its end is ours,
 // and whoever interrupts us ends its whole tree.
 
+import { isatty } from "node:tty";
 import { type Client, Refusal } from "../client.js";
 import type { Params, Process } from "../wire.js";
 import { showLogs } from "./logs.js";
@@ -25,7 +26,7 @@ export async function runInForeground(
     const { id } = await spawned;
     await client.terminate({ id, force });
   };
-  const { failed, forget } = onInterruption(end);
+  const { failed, forget, hasHungUp } = onInterruption(end);
   underWay = () => end(false);
   const ran = async () => {
     const { id } = await spawned;
@@ -39,7 +40,17 @@ export async function runInForeground(
   return Promise.race([ran(), failed]).finally(() => {
     forget();
     underWay = null;
+    if (hasHungUp()) hangUp();
   });
+}
+
+/** Whether there is a terminal, which may go. */
+export const hasTerminal = [0, 1, 2].some((fd) => isatty(fd));
+
+/** End as whoever handles no SIGHUP: at an exit Node would see to the terminal, and abort where that is gone. */
+export function hangUp(): void {
+  process.removeAllListeners("SIGHUP");
+  process.kill(process.pid, "SIGHUP");
 }
 
 let underWay: (() => Promise<void>) | null = null;
@@ -58,8 +69,10 @@ function onInterruption(end: (force: boolean) => Promise<void>) {
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
   });
-  const interrupt = () => {
+  let isHungUp = false;
+  const interrupt = (signal: NodeJS.Signals) => {
     times += 1;
+    isHungUp ||= signal === "SIGHUP" && hasTerminal;
     if (times > 1) setImmediate(forget); // once that is on its way
     end(times > 1).catch((error: unknown) => {
       const isOver = error instanceof Refusal && error.kind === "already_terminated";
@@ -70,5 +83,5 @@ function onInterruption(end: (force: boolean) => Promise<void>) {
     for (const signal of interruptions) process.off(signal, interrupt);
   };
   for (const signal of interruptions) process.on(signal, interrupt);
-  return { failed, forget };
+  return { failed, forget, hasHungUp: () => isHungUp };
 }
