@@ -184,9 +184,10 @@ export function launchDaemon(scene: Scene, options: StartOptions = {}): Daemon {
       void (await until("a killed daemon's cgroups are gone", () => removeCgroupsOf(state))),
   );
   scene.after(async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return;
+    // Also one that the scenario has killed a moment ago.
+    const isGone = () => child.exitCode !== null || child.signalCode !== null;
     child.kill("SIGTERM");
-    await until("it stops", () => log.some((line) => line.includes('"stopping"')));
+    await until("it stops", () => isGone() || log.some((line) => line.includes('"stopping"')));
     child.kill("SIGTERM");
     await within(5_000, "the daemon stops", () => exited);
   });
