@@ -107,7 +107,13 @@ async function startUnderManager(scene: Scene, args: string[] = []) {
   const env = { NOTIFY_SOCKET: place, WATCHDOG_USEC: "5000000", LISTEN_FDS: "1", LISTEN_PID: "1" };
   // Not cgroups: it would leave a leaf behind in a cgroup that is not its unit's.
   const daemon = await startDaemon(scene, { env, args: ["--containment", "group", ...args] });
-  return { daemon, receiver };
+  return { daemon, receiver, place };
+}
+
+/** Until the manager at `place`, which reads nothing meanwhile, is behind. */
+async function fillQueue(place: string): Promise<void> {
+  const other = connectManager(unitAt(place), () => "");
+  await until("the queue is full", () => !other.tell("X=1"));
 }
 
 const lineOf = async (receiver: Receiver, part: string) => (await receiver.next(part)).text;
@@ -136,8 +142,7 @@ scenario("a manager that takes its time stops no daemon that recovers", async (s
   await crash(first);
   for (const { pid } of spawned) process.kill(pid ?? 0, "SIGKILL");
   // Each message to a full queue holds the daemon up: its status is due before it has recovered.
-  const other = connectManager(unitAt(place), () => "");
-  await until("the queue is full", () => !other.tell("X=1"));
+  await fillQueue(place);
   const second = launchDaemon(scene, { env });
   await until("it goes on", () => second.log.some((line) => line.includes('"recovered"')));
   await until("it serves", () => second.log.some((line) => line.includes('"ready"')));
@@ -147,10 +152,9 @@ scenario("a manager that takes its time stops no daemon that recovers", async (s
 });
 
 scenario("a signal that comes while the manager takes its time ends no daemon", async (scene) => {
-  const { daemon, receiver } = await startUnderManager(scene);
+  const { daemon, receiver, place } = await startUnderManager(scene);
   const client = await daemon.connect();
-  const other = connectManager(unitAt(join(scene.folder, "notify")), () => "");
-  await until("the queue is full", () => !other.tell("X=1"));
+  await fillQueue(place);
   daemon.child.kill("SIGHUP");
   const waitsIn = () => readFileSync(`/proc/${daemon.pid}/wchan`, "utf8");
   await until("it waits for the manager", () => /unix|sock/.test(waitsIn()));
@@ -165,10 +169,9 @@ scenario("a signal that comes while the manager takes its time ends no daemon", 
 scenario(
   "what is to be kept for the next daemon waits for a manager that is behind",
   async (scene) => {
-    const { daemon, receiver } = await startUnderManager(scene);
+    const { daemon, receiver, place } = await startUnderManager(scene);
     const client = await daemon.connect();
-    const other = connectManager(unitAt(join(scene.folder, "notify")), () => "");
-    await until("the queue is full", () => !other.tell("X=1"));
+    await fillQueue(place);
     const ids: string[] = [];
     for (const command of [["sleep", "1000"], ["sleep", "1000"], ["true"]]) {
       const { id } = await client.spawn({ command });
